@@ -1,0 +1,59 @@
+"""Errors a user can cause, each with the exit code of the command that meets it.
+
+A message says what was found, what was expected and what to do, in one or two lines.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+STOPPED_ON_REQUEST = 75  # EX_TEMPFAIL: saved, start again to go on
+
+
+class UserError(Exception):
+    """Base class: an error that the user can mend; shown without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigurationError(UserError):
+    """Bad command line, configuration file or combination of settings."""
+
+    exit_code = 2
+
+
+class DataError(UserError):
+    """Bad input text, vocabulary or data set."""
+
+    exit_code = 3
+
+
+class CheckpointError(UserError):
+    """Missing, damaged or unsuitable checkpoint or model folder."""
+
+    exit_code = 4
+
+
+class TrainingDiverged(UserError):
+    """Training stopped because gradients or losses stayed non-finite."""
+
+    exit_code = 5
+
+
+def exit_with(main: Callable[[], int | None]) -> NoReturn:
+    """Run a command's `main` and leave the process with its exit code.
+
+    A `UserError` prints one `error:` line to stderr instead of a traceback;
+    DS_BERT_DEBUG=1 in the environment shows the traceback as well.
+    """
+    try:
+        sys.exit(main() or 0)
+    except UserError as error:
+        if os.environ.get("DS_BERT_DEBUG") == "1":
+            raise
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        sys.exit(130)

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Lint, type check and the whole test suite, in an environment of its own (.venv). About 6 minutes.
+#
+#   bash scripts/test.sh                      everything
+#   bash scripts/test.sh tests/test_store.py  only these tests; arguments go to pytest
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/install.sh dev
+. .venv/bin/activate
+ruff check .
+ruff format --check .
+mypy
+pytest "$@"

@@ -1,0 +1,41 @@
+"""Packaging of ds_bert: metadata, packages and extras (tool settings are in pyproject.toml)."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+root = Path(__file__).parent
+version = re.search(r'__version__ = "([^"]+)"', (root / "ds_bert/__init__.py").read_text()).group(1)
+
+setup(
+    name="ds_bert",
+    version=version,
+    description="Pre-train a BERT on your own text with DeepSpeed",
+    long_description=(root / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    # `kernels` is also the name of a Hugging Face package, so ours is imported as ds_bert_kernels
+    # (docs/architecture.md, traps).
+    packages=["ds_bert", "ds_bert_kernels"],
+    package_dir={"ds_bert_kernels": "kernels"},
+    package_data={"ds_bert": ["*.npz", "py.typed"]},
+    install_requires=[
+        "torch>=2.10",
+        "deepspeed>=0.19.8,<0.20",
+        "transformers>=5.3",
+        "datasets>=4",
+        "numpy>=2.0",
+        "numba>=0.62",
+        "safetensors",
+        "tokenizers",
+        "tqdm",
+        "xxhash",
+    ],
+    extras_require={
+        "gpu": ["triton"],
+        "dev": ["pytest", "ruff", "mypy", "kernels", "triton"],
+    },
+)
