@@ -1,0 +1,66 @@
+"""The options that decide the instances of one sequence length."""
+
+from dataclasses import dataclass
+
+from ds_bert.errors import ConfigurationError
+
+NUM_SPECIAL_TOKENS = 3  # [CLS] A [SEP] B [SEP]
+MIN_SEQ_LENGTH, MAX_SEQ_LENGTH = 8, 65_535  # the store counts positions in 16 bits
+MODES = ("fast", "exact")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceOptions:
+    """Options of one sequence length, named as the flags of Google's script.
+
+    Attributes:
+        max_seq_length: tokens of the longest sequence, the special tokens included.
+        max_predictions_per_seq: masked tokens of a sequence at most.
+        masked_lm_prob: share of a sequence's tokens to mask, in (0, 1).
+        short_seq_prob: share of the documents cut into shorter sequences, in [0, 1].
+        dupe_factor: how often the documents are gone through, with other pairs each time.
+        random_seed: any integer.
+        do_whole_word_mask: mask all pieces of a word or none.
+        do_lower_case: the text was lower-cased and stripped of accents.
+        mode: "exact" for the draws of Google's script in its order and masks stored, "fast" for a
+            stream of draws per document and masks made when a batch is built.
+    """
+
+    max_seq_length: int
+    max_predictions_per_seq: int
+    masked_lm_prob: float
+    short_seq_prob: float
+    dupe_factor: int
+    random_seed: int
+    do_whole_word_mask: bool
+    do_lower_case: bool
+    mode: str
+
+    def __post_init__(self):
+        """Refuse values without a meaning."""
+        _check(
+            MIN_SEQ_LENGTH <= self.max_seq_length <= MAX_SEQ_LENGTH,
+            f"--max_seq_length {self.max_seq_length}",
+            f"from {MIN_SEQ_LENGTH} to {MAX_SEQ_LENGTH}",
+        )
+        _check(
+            1 <= self.max_predictions_per_seq <= self.max_num_tokens,
+            f"--max_predictions_per_seq {self.max_predictions_per_seq}",
+            f"from 1 to {self.max_num_tokens} for --max_seq_length {self.max_seq_length}",
+        )
+        _check(0 < self.masked_lm_prob < 1, f"--masked_lm_prob {self.masked_lm_prob}", "in (0, 1)")
+        _check(
+            0 <= self.short_seq_prob <= 1, f"--short_seq_prob {self.short_seq_prob}", "in [0, 1]"
+        )
+        _check(self.dupe_factor >= 1, f"--dupe_factor {self.dupe_factor}", "1 or more")
+        _check(self.mode in MODES, f"--mode {self.mode}", " or ".join(MODES))
+
+    @property
+    def max_num_tokens(self) -> int:
+        """Tokens of the text in the longest sequence."""
+        return self.max_seq_length - NUM_SPECIAL_TOKENS
+
+
+def _check(is_right: bool, found: str, expected: str) -> None:
+    if not is_right:
+        raise ConfigurationError(f"{found}: expected {expected}")

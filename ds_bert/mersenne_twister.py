@@ -1,0 +1,116 @@
+"""CPython's `random.Random` in compiled form, bit for bit.
+
+The state is a uint32 array [625]: the 624 words of MT19937 and the number of words already used.
+
+Source: Matsumoto, Nishimura 1998 (MT19937, init_by_array); CPython 3.2 and later,
+Modules/_randommodule.c and Lib/random.py (which draws make up which call).
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+_SIZE, _MIDDLE = 624, 397
+_WORD = np.uint64(0xFFFFFFFF)
+
+
+def seeded(seed: int) -> NDArray[np.uint32]:
+    """State of `random.Random(seed)` for an integer of any size and sign."""
+    magnitude = abs(seed)
+    num_words = max(1, (magnitude.bit_length() + 31) // 32)
+    key = np.frombuffer(magnitude.to_bytes(4 * num_words, "little"), "<u4").astype(np.uint64)
+    return _init_by_array(key)
+
+
+@njit(cache=True, nogil=True)
+def _init_by_array(key):
+    words = np.empty(_SIZE, np.uint64)
+    words[0] = 19650218
+    for index in range(1, _SIZE):
+        words[index] = _scrambled(words, index, 1812433253) + np.uint64(index) & _WORD
+    index, place = 1, 0
+    for _ in range(max(_SIZE, len(key))):
+        value = words[index] ^ _scrambled(words, index, 1664525)
+        words[index] = value + key[place] + np.uint64(place) & _WORD
+        index = _following(words, index)
+        place = (place + 1) % len(key)
+    for _ in range(_SIZE - 1):
+        value = words[index] ^ _scrambled(words, index, 1566083941)
+        words[index] = value - np.uint64(index) & _WORD
+        index = _following(words, index)
+    state = np.empty(_SIZE + 1, np.uint32)
+    state[:_SIZE] = words
+    state[0] = 0x80000000
+    state[_SIZE] = _SIZE
+    return state
+
+
+@njit(cache=True, nogil=True)
+def _scrambled(words, index, factor):
+    previous = words[index - 1]
+    return (previous ^ (previous >> np.uint64(30))) * np.uint64(factor) & _WORD
+
+
+@njit(cache=True, nogil=True)
+def _following(words, index):
+    if index + 1 < _SIZE:
+        return index + 1
+    words[0] = words[_SIZE - 1]
+    return 1
+
+
+@njit(cache=True, nogil=True)
+def _refill(state):
+    for index in range(_SIZE):
+        high = state[index] & np.uint32(0x80000000)
+        word = high | (state[(index + 1) % _SIZE] & np.uint32(0x7FFFFFFF))
+        odd = np.uint32(0x9908B0DF) if word & np.uint32(1) else np.uint32(0)
+        state[index] = state[(index + _MIDDLE) % _SIZE] ^ (word >> np.uint32(1)) ^ odd
+    state[_SIZE] = 0
+
+
+@njit(cache=True, nogil=True)
+def _next_word(state):
+    if state[_SIZE] >= _SIZE:
+        _refill(state)
+    word = np.uint64(state[state[_SIZE]])
+    state[_SIZE] += np.uint32(1)
+    word ^= word >> np.uint64(11)
+    word ^= (word << np.uint64(7)) & np.uint64(0x9D2C5680)
+    word ^= (word << np.uint64(15)) & np.uint64(0xEFC60000)
+    return word ^ (word >> np.uint64(18))
+
+
+@njit(cache=True, nogil=True)
+def random(state):
+    """`Random.random()`: float64 in [0, 1)."""
+    high = np.int64(_next_word(state) >> np.uint64(5))
+    low = np.int64(_next_word(state) >> np.uint64(6))
+    return (high * 67108864.0 + low) * (1.0 / 9007199254740992.0)
+
+
+@njit(cache=True, nogil=True)
+def getrandbits(state, num_bits):
+    """`Random.getrandbits(num_bits)` for 1 <= num_bits <= 64: uint64."""
+    if num_bits <= 32:
+        return _next_word(state) >> np.uint64(32 - num_bits)
+    low = _next_word(state)
+    return low | (_next_word(state) >> np.uint64(64 - num_bits)) << np.uint64(32)
+
+
+@njit(cache=True, nogil=True)
+def randbelow(state, bound):
+    """`Random.randrange(bound)` for 1 <= bound < 2**63: int64."""
+    num_bits = 0
+    while bound >> num_bits:
+        num_bits += 1
+    value = np.int64(getrandbits(state, num_bits))
+    while value >= bound:
+        value = np.int64(getrandbits(state, num_bits))
+    return value
+
+
+@njit(cache=True, nogil=True)
+def randint(state, low, high):
+    """`Random.randint(low, high)`, both ends included: int64."""
+    return low + randbelow(state, high - low + 1)

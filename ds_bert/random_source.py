@@ -1,0 +1,43 @@
+"""Random draws in compiled code for either kind of generator, told by its state.
+
+A uint32 array is the state of `ds_bert.mersenne_twister`, a uint64 array a stream of
+`ds_bert.random_streams`. The choice is made when the caller is compiled.
+"""
+
+from numba import njit, types
+from numba.extending import overload
+
+from ds_bert import mersenne_twister
+from ds_bert.random_streams import next_below, next_uniform
+
+
+def random(state):
+    """Next float64 in [0, 1)."""
+    raise NotImplementedError("for compiled code only")
+
+
+def randbelow(state, bound):
+    """Next integer in [0, bound)."""
+    raise NotImplementedError("for compiled code only")
+
+
+@overload(random)
+def _random(state):
+    if state.dtype == types.uint32:
+        return lambda state: mersenne_twister.random(state)
+    return lambda state: next_uniform(state)
+
+
+@overload(randbelow)
+def _randbelow(state, bound):
+    if state.dtype == types.uint32:
+        return lambda state, bound: mersenne_twister.randbelow(state, bound)
+    return lambda state, bound: next_below(state, bound)
+
+
+@njit(cache=True, nogil=True)
+def shuffle(state, items):
+    """Shuffle a one-dimensional array in place, with the draws of Python's `Random.shuffle`."""
+    for last in range(len(items) - 1, 0, -1):
+        other = randbelow(state, last + 1)
+        items[last], items[other] = items[other], items[last]

@@ -1,0 +1,130 @@
+"""Counter-based random streams: a draw depends on its key and its number, never on earlier work.
+
+Any worker can make any part of the data in any order and gets the same numbers.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+# What a stream is for: streams of the same seed, epoch and index but another purpose are unrelated.
+INSTANCES, MASKS, ORDER, SPLIT = 1, 2, 3, 4
+
+_STEP = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, odd
+_FIRST = np.uint64(0xBF58476D1CE4E5B9)
+_SECOND = np.uint64(0x94D049BB133111EB)
+_ROUNDS = 6  # of the permutation
+
+
+@njit(cache=True, nogil=True)
+def mix(value):
+    """Scramble 64 bits, one to one.
+
+    Source: Steele, Lea, Flood 2014, "Fast Splittable Pseudorandom Number Generators" (splitmix64).
+    """
+    value = (value ^ (value >> np.uint64(30))) * _FIRST
+    value = (value ^ (value >> np.uint64(27))) * _SECOND
+    return value ^ (value >> np.uint64(31))
+
+
+@njit(cache=True, nogil=True)
+def stream_key(seed, purpose, epoch, index):
+    """Key of one stream, uint64; all arguments are integers of up to 64 bits."""
+    key = mix(np.uint64(seed) + _STEP)
+    key = mix((key ^ np.uint64(purpose)) + _STEP)
+    key = mix((key ^ np.uint64(epoch)) + _STEP)
+    return mix((key ^ np.uint64(index)) + _STEP)
+
+
+@njit(cache=True, nogil=True)
+def uniform(key, number):
+    """Draw `number` (0, 1, ...) of the stream `key`: float64 in [0, 1), a multiple of 2**-53."""
+    bits = mix(key + (np.uint64(number) + np.uint64(1)) * _STEP)
+    return np.int64(bits >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+@njit(cache=True, nogil=True)
+def below(key, number, bound):
+    """Draw `number` of the stream `key`: integer in [0, bound), bound <= 2**53."""
+    return np.int64(uniform(key, number) * bound)
+
+
+@njit(cache=True, nogil=True)
+def start_stream(stream, seed, purpose, epoch, index):
+    """Make `stream` (uint64 [2]: key and number of draws) the start of the stream of that key."""
+    stream[0] = stream_key(seed, purpose, epoch, index)
+    stream[1] = 0
+
+
+@njit(cache=True, nogil=True)
+def next_uniform(stream):
+    """Next draw of `stream`: float64 in [0, 1)."""
+    stream[1] += np.uint64(1)
+    return uniform(stream[0], stream[1] - np.uint64(1))
+
+
+@njit(cache=True, nogil=True)
+def next_below(stream, bound):
+    """Next draw of `stream`: integer in [0, bound)."""
+    return np.int64(next_uniform(stream) * bound)
+
+
+def fold_seed(seed: int) -> np.uint64:
+    """An integer seed of any size as 64 bits (the seed modulo 2**64)."""
+    return np.uint64(seed % 2**64)
+
+
+def keys(seed: int, purpose: int, epoch: int, num_keys: int) -> NDArray[np.uint64]:
+    """Keys of the streams with index 0, 1, ..., num_keys - 1; they serve as hashes as well."""
+    return _keys(fold_seed(seed), purpose, epoch, num_keys)
+
+
+@njit(cache=True, nogil=True)
+def _keys(seed, purpose, epoch, num_keys):
+    result = np.empty(num_keys, np.uint64)
+    for index in range(num_keys):
+        result[index] = stream_key(seed, purpose, epoch, index)
+    return result
+
+
+def permuted(
+    positions: NDArray[np.int64], num_items: int, seed: int, epoch: int
+) -> NDArray[np.int64]:
+    """Items at the given positions of a random order of range(num_items), in O(1) memory.
+
+    A Feistel network permutes the next power of four; a value outside the range is sent through
+    the network again until it falls inside, which keeps the map one to one.
+
+    Args:
+        positions: int64 [N], each in [0, num_items).
+        num_items: length of the order.
+        seed: any integer.
+        epoch: each epoch has an order of its own.
+
+    Returns:
+        int64 [N], each in [0, num_items).
+
+    Source: Black, Rogaway 2002, "Ciphers with Arbitrary Finite Domains" (cycle walking).
+    """
+    half_bits = max(1, ((num_items - 1).bit_length() + 1) // 2)
+    round_keys = np.array(
+        [stream_key(fold_seed(seed), ORDER, epoch, index) for index in range(_ROUNDS)], np.uint64
+    )
+    return _permuted(positions, np.uint64(num_items), np.uint64(half_bits), round_keys)
+
+
+@njit(cache=True, nogil=True)
+def _permuted(positions, num_items, half_bits, round_keys):
+    low_half = (np.uint64(1) << half_bits) - np.uint64(1)
+    result = np.empty(len(positions), np.int64)
+    for index in range(len(positions)):
+        value = np.uint64(positions[index])
+        while True:
+            left, right = value >> half_bits, value & low_half
+            for key in round_keys:
+                left, right = right, left ^ (mix(right + key) & low_half)
+            value = (left << half_bits) | right
+            if value < num_items:
+                break
+        result[index] = np.int64(value)
+    return result
