@@ -1,0 +1,212 @@
+"""The typed configuration of a training run: defaults < JSON file < command line.
+
+One recipe is one JSON file: DeepSpeed's own keys at the top level (checked in `engine_config`)
+and a section "ds_bert" with the fields of `TrainingConfig`. Neither torch nor DeepSpeed is
+imported here, so `--help` and configuration errors come at once.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import math
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ds_bert.errors import ConfigurationError
+
+SECTION = "ds_bert"
+
+
+def option(default: Any, text: str, aliases: Iterable[str] = ()) -> Any:
+    """A dataclass field with its help text (HfArgumentParser turns it into a flag)."""
+    metadata: dict[str, Any] = {"help": text}
+    if aliases:
+        metadata["aliases"] = list(aliases)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Everything a run needs besides DeepSpeed's own keys; every field is also a flag.
+
+    Raises:
+        ConfigurationError: a value is of the wrong type, out of range or contradicts another.
+    """
+
+    model: str = option(
+        "bert-base",
+        "preset with random weights (bert-tiny, bert-mini, bert-base, bert-large), a config.json "
+        "(random weights), or a Hugging Face folder or id (its weights)",
+    )
+    train_data: str = option("data/train", "data set folder made by scripts/preprocess.py")
+    validation_data: str = option("data/validation", 'data set folder, "" for no validation')
+    output_dir: str = option("runs/default", "folder of this run")
+    max_seq_length: int = option(128, "which instances of the data set to train on, tokens")
+    max_steps: int = option(10_000, "optimizer steps in all; the schedule ends there")
+    lr_scheduler_type: Literal["linear", "poly", "google", "constant", "cosine"] = option(
+        "linear", "learning rate schedule (docs/training.md)"
+    )
+    warmup_steps: int | None = option(None, "optimizer steps of warm-up")
+    warmup_proportion: float | None = option(None, "warm-up as a share of max_steps, 0 to 1")
+    masking: Literal["dynamic", "static"] = option(
+        "dynamic", "new masks every epoch, or the same masks in every epoch"
+    )
+    seed: int = option(42, "seed of weights, dropout, sample order and masks")
+    log_interval: int = option(10, "optimizer steps between two lines of the log")
+    eval_interval: int = option(500, "optimizer steps between two validations; 0: only at the end")
+    eval_batch_size: int = option(32, "sequences per forward pass of a validation, per rank")
+    max_eval_sequences: int = option(
+        10_000, "validate on at most this many sequences (always the same ones); 0: on all"
+    )
+    save_interval: int = option(500, "optimizer steps between two checkpoints; 0: only at the end")
+    keep_checkpoints: int = option(3, "keep the newest this many checkpoints, at least 2")
+    max_consecutive_skips: int = option(
+        10, "stop after this many steps in a row with non-finite gradients"
+    )
+    resume: str = option(
+        "auto",
+        "auto: go on from the newest good checkpoint of output_dir; none: start anew; "
+        "or a checkpoint folder",
+    )
+    init_from: str | None = option(
+        None, "start from the weights of this run, checkpoint or Hugging Face folder"
+    )
+    carry_moments: bool = option(
+        False, "with init_from: take the optimizer's moments of that checkpoint as well"
+    )
+    dry_run: bool = option(False, "check everything and print the plan without training")
+
+    def __post_init__(self):
+        # Not the fields' own types: HfArgumentParser rewrites those of optional fields.
+        for name, annotation in typing.get_type_hints(type(self)).items():
+            _check_type(name, getattr(self, name), annotation)
+        positive = ("max_seq_length", "max_steps", "log_interval", "eval_batch_size")
+        for name in (*positive, "max_consecutive_skips"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("eval_interval", "save_interval", "max_eval_sequences", "seed"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        _require(self.keep_checkpoints >= 2, "keep_checkpoints", self.keep_checkpoints, ">= 2")
+        self._check_warmup()
+        if self.carry_moments and not self.init_from:
+            raise ConfigurationError(
+                "carry_moments is set without init_from; name the checkpoint whose moments to take"
+            )
+
+    def _check_warmup(self) -> None:
+        steps, share = self.warmup_steps, self.warmup_proportion
+        if steps is not None and share is not None:
+            raise ConfigurationError(
+                f"warmup_steps ({steps}) and warmup_proportion ({share}) are both given; give one"
+            )
+        if steps is not None:
+            expected = f"between 0 and max_steps ({self.max_steps})"
+            _require(0 <= steps <= self.max_steps, "warmup_steps", steps, expected)
+        if share is not None:
+            _require(0 <= share <= 1, "warmup_proportion", share, "between 0 and 1")
+
+    @property
+    def num_warmup_steps(self) -> int:
+        """Optimizer steps of warm-up, whichever way they were given."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        return round((self.warmup_proportion or 0.0) * self.max_steps)
+
+
+def parse_command_line(argv: list[str] | None = None) -> tuple[TrainingConfig, dict[str, Any]]:
+    """Read the command line of train.py and the JSON file that it names.
+
+    Args:
+        argv: arguments without the program's name; None: those of the process.
+
+    Returns:
+        the typed configuration, and DeepSpeed's part of the JSON as it stands in the file.
+
+    Raises:
+        ConfigurationError: unreadable file, unknown key or bad value.
+    """
+    from transformers import HfArgumentParser
+
+    parser = HfArgumentParser(
+        TrainingConfig,  # type: ignore[arg-type]
+        description="Train a BERT; each field of the configuration is a flag of the same name.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--ds_config", required=True, help="JSON file: the recipe")
+    parser.add_argument("--local_rank", type=int, default=-1, help="set by the launcher")
+    recipe = load_json(parser.parse_args(argv).ds_config)
+    section = recipe.pop(SECTION, {})
+    names = [item.name for item in dataclasses.fields(TrainingConfig)]
+    check_keys(section, names, f'section "{SECTION}"')
+    parser.set_defaults(**section)
+    values = vars(parser.parse_args(argv))
+    return TrainingConfig(**{name: values[name] for name in names}), recipe
+
+
+def load_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object strictly: no duplicate keys, no NaN, no comments.
+
+    Raises:
+        ConfigurationError: names the file and, for bad JSON, line and column.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}"
+        raise ConfigurationError(f"{path}: not valid JSON, {error.msg} at {where}") from None
+    except ValueError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{path}: found {type(value).__name__}, expected a JSON object")
+    return value
+
+
+def check_keys(found: Any, allowed: Iterable[str], where: str) -> None:
+    """Refuse keys that are not allowed, naming the nearest one that is."""
+    if not isinstance(found, dict):
+        raise ConfigurationError(f"{where}: found {found!r}, expected an object")
+    allowed = list(allowed)
+    for key in found:
+        if key not in allowed:
+            near = difflib.get_close_matches(key, allowed, n=1)
+            hint = f'did you mean "{near[0]}"?' if near else f"known: {', '.join(sorted(allowed))}"
+            raise ConfigurationError(f'{where}: unknown key "{key}"; {hint}')
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f'key "{twice}" appears twice; keep one')
+    return result
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _require(holds: bool, name: str, found: Any, expected: str) -> None:
+    if not holds:
+        raise ConfigurationError(f"{name}: found {found}, expected {expected}")
+
+
+def _check_type(name: str, value: Any, annotation: Any) -> None:
+    if typing.get_origin(annotation) is Literal:
+        choices = typing.get_args(annotation)
+        _require(value in choices, name, repr(value), f"one of {', '.join(choices)}")
+        return
+    kinds = typing.get_args(annotation) or (annotation,)
+    number = isinstance(value, int) and not isinstance(value, bool) and float in kinds
+    wrong_bool = isinstance(value, bool) and bool not in kinds
+    if wrong_bool or not (isinstance(value, kinds) or number):
+        wanted = " or ".join("nothing" if k is type(None) else k.__name__ for k in kinds)
+        raise ConfigurationError(f"{name}: found {value!r}, expected {wanted}")
+    if isinstance(value, float):
+        _require(math.isfinite(value), name, value, "a finite number")

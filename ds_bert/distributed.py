@@ -1,0 +1,129 @@
+"""Rank facts, the process group, and what ranks agree on.
+
+Works the same under the `deepspeed` launcher, torchrun, srun and as one plain process.
+"""
+
+import logging
+import os
+import sys
+import warnings
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when DeepSpeed is first imported
+
+
+def rank() -> int:
+    """This process's rank, from the launcher's environment; 0 for a plain process."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Number of ranks, from the launcher's environment; 1 for a plain process."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def log(message: str) -> None:
+    """Print a line on rank 0 (through tqdm, so that a progress bar is not torn)."""
+    if rank() == 0:
+        from tqdm import tqdm
+
+        tqdm.write(message, file=sys.stdout)
+        sys.stdout.flush()
+
+
+def setup() -> torch.device:
+    """Join the process group through DeepSpeed and return this rank's device."""
+    _quiet()
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    if world_size() == 1:
+        os.environ.setdefault("MASTER_PORT", "0")  # any free port: nobody else has to find it
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if torch.cuda.is_available():
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+        _use_own_share_of_cores()
+    _init_deepspeed(device)
+    return device
+
+
+def _quiet() -> None:
+    """Keep what other packages tell about their inner workings out of the run's log."""
+    from transformers.utils.logging import disable_progress_bar
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+
+
+def _use_own_share_of_cores() -> None:
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0))
+        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
+        torch.set_num_threads(max(1, cores // ranks_here))
+
+
+def _init_deepspeed(device: torch.device) -> None:
+    import deepspeed
+    from deepspeed.ops import __compatible_ops__
+
+    if device.type == "cpu":
+        # Used by inference only, yet init_distributed would compile it for a minute or more.
+        __compatible_ops__["deepspeed_shm_comm"] = False
+    if not dist.is_initialized():
+        deepspeed.init_distributed(
+            dist_backend="nccl" if device.type == "cuda" else "gloo",
+            auto_mpi_discovery=False,
+            timeout=timedelta(minutes=30),
+            verbose=False,
+        )
+
+
+def shutdown() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def is_distributed() -> bool:
+    """Whether there is more than one rank to talk to."""
+    return dist.is_initialized() and dist.get_world_size() > 1
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if is_distributed():
+        dist.barrier()
+
+
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """All-reduce (sum) in place; returns `values`."""
+    if is_distributed():
+        dist.all_reduce(values)
+    return values
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` is set on at least one rank; every rank gets the same answer."""
+    if not is_distributed():
+        return flag
+    value = torch.tensor(int(flag), device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def from_rank_0(value: Any) -> Any:
+    """Rank 0's `value` on every rank (a small picklable object)."""
+    if not is_distributed():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

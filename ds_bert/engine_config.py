@@ -1,0 +1,186 @@
+"""DeepSpeed's part of a recipe: keys checked, the batch equation solved, safe defaults filled in.
+
+DeepSpeed itself ignores a misspelt top-level key without a word, and trains wrongly with some
+combinations; both are refused here (docs/training.md, "What is refused").
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from ds_bert.config import check_keys
+from ds_bert.errors import ConfigurationError
+
+_PRECISION = {
+    "enabled",
+    "auto_cast",
+    "loss_scale",
+    "initial_scale_power",
+    "loss_scale_window",
+    "hysteresis",
+    "consecutive_hysteresis",
+    "min_loss_scale",
+}
+# None: DeepSpeed checks the inside itself, or nothing in it can change what is computed.
+ALLOWED_KEYS: dict[str, set[str] | None] = {
+    "train_batch_size": None,
+    "train_micro_batch_size_per_gpu": None,
+    "gradient_clipping": None,
+    "optimizer": {"type", "params"},
+    "fp16": _PRECISION,
+    "bf16": {"enabled", "check_grad_overflow"},
+    "data_types": {"grad_accum_dtype"},
+    "torch_autocast": {"enabled", "dtype", "lower_precision_safe_modules"},
+    "zero_optimization": {
+        "stage",
+        "overlap_comm",
+        "reduce_scatter",
+        "reduce_bucket_size",
+        "allgather_partitions",
+        "allgather_bucket_size",
+        "contiguous_gradients",
+        "round_robin_gradients",
+        "use_multi_rank_bucket_allreduce",
+    },
+    "communication_data_type": None,
+    "prescale_gradients": None,
+    "gradient_predivide_factor": None,
+    "steps_per_print": None,
+    "wall_clock_breakdown": None,
+    "memory_breakdown": None,
+    "dump_state": None,
+    "comms_logger": None,
+    "flops_profiler": None,
+    "tensorboard": None,
+    "wandb": None,
+    "comet": None,
+    "csv_monitor": None,
+}
+_ELSEWHERE = {
+    "gradient_accumulation_steps": "it is derived from train_batch_size, "
+    "train_micro_batch_size_per_gpu and the number of ranks",
+    "scheduler": 'use lr_scheduler_type and warmup_* in the section "ds_bert"',
+}
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """train_batch_size = micro_batch_size x accumulation_steps x world_size, in sequences."""
+
+    train_batch_size: int
+    micro_batch_size: int
+    accumulation_steps: int
+    world_size: int
+
+    def __str__(self) -> str:
+        return (
+            f"train_batch_size {self.train_batch_size:,} = micro-batch {self.micro_batch_size} x "
+            f"accumulation {self.accumulation_steps} x ranks {self.world_size}"
+        )
+
+
+def plan_batch(recipe: dict[str, Any], world_size: int) -> BatchPlan:
+    """Derive the accumulation for this number of ranks.
+
+    Raises:
+        ConfigurationError: a size is missing or not positive, or the equation has no solution;
+            the message names the nearest sizes that have one.
+    """
+    sizes = {}
+    for key in ("train_batch_size", "train_micro_batch_size_per_gpu"):
+        value = recipe.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigurationError(
+                f"{key}: found {value!r}, expected a whole number of at least 1"
+            )
+        sizes[key] = value
+    batch, micro = sizes.values()
+    if batch % (micro * world_size) == 0:
+        return BatchPlan(batch, micro, batch // (micro * world_size), world_size)
+    raise ConfigurationError(_impossible_batch(batch, micro, world_size))
+
+
+def _impossible_batch(batch: int, micro: int, world_size: int) -> str:
+    unit = micro * world_size
+    below, above = batch // unit * unit, (batch // unit + 1) * unit
+    cures = [f"train_batch_size {' or '.join(str(size) for size in (below, above) if size)}"]
+    if batch % world_size == 0:
+        share = batch // world_size
+        largest = next(size for size in range(min(micro, share), 0, -1) if share % size == 0)
+        cures.append(f"train_micro_batch_size_per_gpu {largest}")
+    return (
+        f"impossible batch: train_batch_size {batch} is not a multiple of "
+        f"{micro} (train_micro_batch_size_per_gpu) x {world_size} (ranks) = {unit}; "
+        f"use {' or '.join(cures)}"
+    )
+
+
+def check_engine_config(recipe: dict[str, Any]) -> None:
+    """Refuse unknown keys and the combinations that are known to train wrongly.
+
+    Raises:
+        ConfigurationError: names the key, the reason and the cure.
+    """
+    for key, reason in _ELSEWHERE.items():
+        if key in recipe:
+            raise ConfigurationError(f'"{key}" cannot be set: {reason}')
+    check_keys(recipe, ALLOWED_KEYS, "DeepSpeed configuration")
+    for key, allowed in ALLOWED_KEYS.items():
+        if allowed is not None and key in recipe:
+            check_keys(recipe[key], allowed, f'DeepSpeed configuration, "{key}"')
+    _check_precision(recipe)
+    if recipe.get("zero_optimization", {}).get("round_robin_gradients"):
+        raise ConfigurationError(
+            "zero_optimization.round_robin_gradients: true gives the optimizer wrong slices of the "
+            "parameters in DeepSpeed 0.19; remove it"
+        )
+
+
+def _check_precision(recipe: dict[str, Any]) -> None:
+    stage = zero_stage(recipe)
+    if stage not in (0, 1):
+        raise ConfigurationError(
+            f"zero_optimization.stage: found {stage!r}, expected 1, or 0 in fp32"
+        )
+    sixteen = [kind for kind in ("fp16", "bf16") if recipe.get(kind, {}).get("enabled")]
+    if len(sixteen) == 2:
+        raise ConfigurationError("fp16 and bf16 are both enabled; enable one of them")
+    if sixteen and stage == 0:
+        raise ConfigurationError(
+            f"{sixteen[0]} at zero_optimization.stage 0 trains wrongly in DeepSpeed 0.19 (loss "
+            "scaling and the first step); use stage 1"
+        )
+    accumulation = recipe.get("data_types", {}).get("grad_accum_dtype")
+    if accumulation not in (None, "fp32", "fp16", "bf16"):
+        raise ConfigurationError(
+            f"data_types.grad_accum_dtype: found {accumulation!r}, expected fp32, fp16 or bf16"
+        )
+
+
+def zero_stage(recipe: dict[str, Any]) -> Any:
+    """The ZeRO stage of a recipe; 1 where none is given."""
+    return recipe.get("zero_optimization", {}).get("stage", 1)
+
+
+def precision(recipe: dict[str, Any]) -> str:
+    """The dtype of weights and activations: "fp32", "bf16" or "fp16"."""
+    return next((k for k in ("bf16", "fp16") if recipe.get(k, {}).get("enabled")), "fp32")
+
+
+def resolve_engine_config(recipe: dict[str, Any], batch: BatchPlan) -> dict[str, Any]:
+    """The dictionary for `deepspeed.initialize`: derived numbers and defaults filled in.
+
+    The optimizer is built by ds_bert and handed to DeepSpeed, so its section is taken out.
+    """
+    config = copy.deepcopy(recipe)
+    config.pop("optimizer", None)
+    config["gradient_accumulation_steps"] = batch.accumulation_steps
+    config.setdefault("zero_optimization", {}).setdefault("stage", 1)
+    config.setdefault("gradient_clipping", 1.0)
+    config.setdefault("steps_per_print", 10**9)  # ds_bert logs itself
+    # Lamb is not on DeepSpeed's list; it checks the partition layout itself (optimizer.py).
+    config["zero_allow_untested_optimizer"] = True
+    if precision(config) == "bf16" and batch.accumulation_steps > 1:
+        # Sums of many bf16 gradients lose small contributions.
+        config.setdefault("data_types", {}).setdefault("grad_accum_dtype", "fp32")
+    return config

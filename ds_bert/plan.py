@@ -1,0 +1,217 @@
+"""What a run is going to do: everything checked and every number resolved before it starts."""
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BertConfig, BertForPreTraining
+
+from ds_bert import checkpoint, distributed, pretrained
+from ds_bert.checkpoint import Checkpoint
+from ds_bert.config import TrainingConfig
+from ds_bert.engine_config import (
+    BatchPlan,
+    check_engine_config,
+    plan_batch,
+    precision,
+    resolve_engine_config,
+    zero_stage,
+)
+from ds_bert.errors import CheckpointError, ConfigurationError, DataError
+from ds_bert.store import InstanceTable, TokenStore
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked run: the resolved configuration, the data, the model and where to start."""
+
+    config: TrainingConfig
+    optimizer: dict[str, Any]
+    engine_config: dict[str, Any]
+    batch: BatchPlan
+    train_table: InstanceTable
+    validation_table: InstanceTable | None
+    model_config: BertConfig
+    resume_from: Checkpoint | None
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable parameters, tied weights counted once."""
+        with torch.device("meta"):
+            return sum(p.numel() for p in BertForPreTraining(self.model_config).parameters())
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint is compared with before it is resumed."""
+        store = self.train_table.store
+        return {
+            "model": {name: getattr(self.model_config, name) for name in pretrained.SHAPE_FIELDS},
+            "optimizer": self.optimizer["type"],
+            "precision": precision(self.engine_config),
+            "zero_stage": zero_stage(self.engine_config),
+            "train_batch_size": self.batch.train_batch_size,
+            "world_size": self.batch.world_size,
+            "seed": self.config.seed,
+            "max_seq_length": self.config.max_seq_length,
+            "vocabulary": store.vocabulary.sha256,
+            "train_data": store.fingerprint,
+        }
+
+
+def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
+    """Check a configuration against the data, the model, the checkpoints and the machine.
+
+    Raises:
+        ConfigurationError, DataError, CheckpointError: what is wrong and what to do.
+    """
+    check_engine_config(recipe)
+    optimizer = recipe.get("optimizer")
+    if not optimizer or "type" not in optimizer:
+        raise ConfigurationError(
+            'DeepSpeed configuration: no "optimizer"; give one, such as '
+            '{"type": "Lamb", "params": {"lr": 6e-3, "weight_decay": 0.01}}'
+        )
+    batch = plan_batch(recipe, distributed.world_size())
+    train_table = TokenStore.open(config.train_data).instances(config.max_seq_length)
+    validation_table = _validation_table(config, train_table.store)
+    resume_from = _find_start(config)
+    model_config = _model_config(config, train_table.store, resume_from)
+    plan = Plan(
+        config=config,
+        optimizer=optimizer,
+        engine_config=resolve_engine_config(recipe, batch),
+        batch=batch,
+        train_table=train_table,
+        validation_table=validation_table,
+        model_config=model_config,
+        resume_from=resume_from,
+    )
+    if plan.resume_from is not None:
+        _check_same_run(plan, plan.resume_from)
+    _check_disk(plan)
+    return plan
+
+
+def _validation_table(config: TrainingConfig, train: TokenStore) -> InstanceTable | None:
+    if not config.validation_data:
+        return None
+    store = TokenStore.open(config.validation_data)
+    if store.vocabulary.sha256 != train.vocabulary.sha256:
+        raise DataError(
+            f"{config.validation_data} has another vocabulary than {config.train_data} "
+            f"({store.vocabulary.sha256[:12]}, {train.vocabulary.sha256[:12]}); make both with one"
+        )
+    return store.instances(config.max_seq_length)
+
+
+def _model_config(
+    config: TrainingConfig, store: TokenStore, resume_from: Checkpoint | None
+) -> BertConfig:
+    model_config = pretrained.read_model_config(
+        config.model, store.vocabulary, config.max_seq_length
+    )
+    if not pretrained.is_random_weights(config.model):
+        pretrained.check_vocabulary(config.model, store.vocabulary)
+    if config.init_from and resume_from is None:
+        folder = checkpoint.model_folder(config.init_from)
+        other = pretrained.read_model_config(str(folder), store.vocabulary, config.max_seq_length)
+        pretrained.check_same_shape(model_config, other, str(folder))
+        pretrained.check_vocabulary(folder, store.vocabulary)
+    return model_config
+
+
+def _find_start(config: TrainingConfig) -> Checkpoint | None:
+    folder = Path(config.output_dir) / "checkpoints"
+    if config.resume == "none":
+        if existing := checkpoint.list_checkpoints(folder):
+            raise ConfigurationError(
+                f"resume is none, but {existing[0].folder} exists; choose another output_dir, "
+                "or remove the old run"
+            )
+        return None
+    if config.resume != "auto":
+        return checkpoint.open_checkpoint(config.resume)
+    newest = checkpoint.newest_good(folder)
+    if newest is None and any(folder.glob("step_*.corrupt")):
+        raise CheckpointError(
+            f"{folder}: every checkpoint is damaged; remove the folder to start from step 0"
+        )
+    return newest
+
+
+def _check_same_run(plan: Plan, found: Checkpoint) -> None:
+    other = BertConfig(**found.facts["model"])
+    pretrained.check_same_shape(plan.model_config, other, str(found.folder))
+    differ = [
+        f"{name} {found.facts.get(name)} instead of {value}"
+        for name, value in plan.facts.items()
+        if name not in ("model", "world_size") and found.facts.get(name) != value
+    ]
+    if differ:
+        raise CheckpointError(
+            f"{found.folder} belongs to another run: {', '.join(differ)}; choose another "
+            "output_dir, and --init_from to start from its weights"
+        )
+
+
+def _check_disk(plan: Plan) -> None:
+    folder = Path(plan.config.output_dir)
+    existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    needed = checkpoint_bytes(plan) * (plan.config.keep_checkpoints + 1)
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise ConfigurationError(
+            f"output_dir {folder}: {needed / 1e9:.1f} GB are needed for keep_checkpoints "
+            f"{plan.config.keep_checkpoints} and one being written, {free / 1e9:.1f} GB are free"
+        )
+
+
+def checkpoint_bytes(plan: Plan) -> int:
+    """About how large a checkpoint gets: masters, two moments, working copy, exported model."""
+    working = 4 if precision(plan.engine_config) == "fp32" else 2
+    return plan.num_parameters * (3 * 4 + working + 4)
+
+
+def describe(plan: Plan) -> str:
+    """The plan for a person, one fact a line."""
+    config, table = plan.config, plan.train_table
+    num_rows = len(table.rows)
+    samples = config.max_steps * plan.batch.train_batch_size
+    validation = plan.validation_table
+    start = "random weights" if pretrained.is_random_weights(config.model) else config.model
+    if config.init_from:
+        start = f"weights of {config.init_from}" + (" and its moments" * config.carry_moments)
+    if plan.resume_from:
+        start = f"resume from {plan.resume_from.folder}"
+    rows = {
+        "model": f"{config.model}, {plan.num_parameters:,} parameters",
+        "start": start,
+        "train data": f"{config.train_data}: {num_rows:,} instances of up to "
+        f"{config.max_seq_length} tokens, {len(table.store.tokens):,} tokens of text",
+        "validation data": f"{config.validation_data}: {len(validation.rows):,} instances"
+        if validation
+        else "none",
+        "batch": str(plan.batch),
+        "steps": f"{config.max_steps:,} = {samples:,} sequences = {samples / num_rows:.2f} epochs",
+        "schedule": f"{config.lr_scheduler_type}, warm-up {config.num_warmup_steps:,} steps",
+        "optimizer": f"{plan.optimizer['type']} {plan.optimizer.get('params', {})}",
+        "precision": f"{precision(plan.engine_config)}, ZeRO stage "
+        f"{zero_stage(plan.engine_config)}",
+        "checkpoint": f"about {checkpoint_bytes(plan) / 1e6:,.0f} MB each, "
+        f"{config.keep_checkpoints} kept in {config.output_dir}/checkpoints",
+    }
+    return "\n".join(f"{name:>16}: {text}" for name, text in rows.items())
+
+
+def as_record(plan: Plan) -> dict[str, Any]:
+    """The resolved configuration as plain JSON values."""
+    return {
+        "ds_bert": asdict(plan.config),
+        "deepspeed": plan.engine_config,
+        "optimizer": plan.optimizer,
+        "batch": asdict(plan.batch),
+        "model_config": plan.model_config.to_diff_dict(),
+        "facts": plan.facts,
+    }

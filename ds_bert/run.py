@@ -1,0 +1,108 @@
+"""A run from its plan to its end: engine, start state, record, training loop."""
+
+import io
+import json
+import platform
+import subprocess
+from contextlib import redirect_stdout
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ds_bert import checkpoint, distributed, manifest, pretrained
+from ds_bert.config import TrainingConfig
+from ds_bert.lamb import Lamb
+from ds_bert.optimizer import build_optimizer
+from ds_bert.plan import Plan, as_record, describe, make_plan
+from ds_bert.schedules import build_scheduler
+from ds_bert.trainer import State, Trainer
+
+PACKAGES = ("torch", "deepspeed", "transformers", "numpy", "numba")
+
+
+def run(config: TrainingConfig, recipe: dict[str, Any]) -> int:
+    """Check, build, restore and train; returns the exit code."""
+    device = distributed.setup()
+    plan = make_plan(config, recipe)
+    distributed.log(describe(plan))
+    if config.dry_run:
+        distributed.log("dry run: everything checked, nothing trained")
+        return 0
+    engine, state = start(plan)
+    if state.step >= config.max_steps:
+        distributed.log(f"already finished: {state.step:,} of {config.max_steps:,} steps")
+        return 0
+    if distributed.rank() == 0:
+        _record(plan)
+    distributed.barrier()
+    return Trainer(plan, engine, state, device).train()
+
+
+def start(plan: Plan) -> tuple[Any, State]:
+    """Build the engine and bring it to where the run starts or goes on."""
+    engine, optimizer = build_engine(plan)
+    torch.manual_seed(plan.config.seed + distributed.rank())  # dropout differs between ranks
+    if plan.resume_from is not None:
+        values = checkpoint.load_checkpoint(plan.resume_from, engine)
+        return engine, State(**{name: values[name] for name in State.__dataclass_fields__})
+    if plan.config.carry_moments:
+        _carry_moments(plan, engine, optimizer)
+    return engine, State()
+
+
+def build_engine(plan: Plan) -> tuple[Any, torch.optim.Optimizer]:
+    """The DeepSpeed engine with model, optimizer and schedule; weights as the plan says."""
+    import deepspeed
+
+    config = plan.config
+    torch.manual_seed(config.seed)  # the same weights on every rank
+    model = pretrained.build_model(config.model, plan.model_config)
+    if config.init_from and plan.resume_from is None:
+        folder = checkpoint.model_folder(config.init_from)
+        model.load_state_dict(pretrained.load_model(folder)[0].state_dict())
+    optimizer = build_optimizer(model, plan.optimizer)
+    scheduler = build_scheduler(
+        optimizer,
+        lr_scheduler_type=config.lr_scheduler_type,
+        max_steps=config.max_steps,
+        warmup_steps=config.num_warmup_steps,
+    )
+    with redirect_stdout(io.StringIO()):  # the bf16 optimizer prints its memory use
+        engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, lr_scheduler=scheduler, config=plan.engine_config
+        )
+    if isinstance(optimizer, Lamb):
+        optimizer.bind()
+    return engine, optimizer
+
+
+def _carry_moments(plan: Plan, engine: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Take weights and moments of init_from, but count steps from zero (NVIDIA's phase 2)."""
+    source = checkpoint.open_checkpoint(str(plan.config.init_from))
+    checkpoint.load_checkpoint(source, engine, only_optimizer=True)
+    for values in optimizer.state.values():
+        values["step"].zero_()
+    engine.global_steps = engine.global_samples = engine.skipped_steps = engine.micro_steps = 0
+
+
+def _record(plan: Plan) -> None:
+    """Write config.json: the resolved configuration and what it ran on."""
+    folder = Path(plan.config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = as_record(plan) | {
+        "versions": {name: version(name) for name in ("ds_bert", *PACKAGES)},
+        "python": platform.python_version(),
+        "commit": _commit(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+    manifest.write_text(folder / "config.json", json.dumps(record, indent=2, default=str) + "\n")
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
