@@ -1,0 +1,17 @@
+"""Loads a command of scripts/ as a module, without running it."""
+
+import importlib.util
+from types import ModuleType
+
+from conftest import ROOT
+
+
+def load_script(name: str) -> ModuleType:
+    """The module scripts/<name>.py."""
+    # As part of a package, so that it does not take its folder off sys.path.
+    spec = importlib.util.spec_from_file_location(
+        f"scripts.{name}", ROOT / "scripts" / f"{name}.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
