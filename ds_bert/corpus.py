@@ -1,0 +1,193 @@
+"""Text input: finding the files and reading them in blocks of whole documents.
+
+A text file holds one sentence per line and a blank line after each document.
+"""
+
+import glob
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import xxhash
+
+from ds_bert.errors import DataError
+
+BLOCK_BYTES = 4 * 2**20
+MAX_DOCUMENT_BYTES = 2**30  # a block holds whole documents, and a block is kept in memory
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+def find_inputs(patterns: Sequence[str]) -> list[Path]:
+    """Files of a list of names and globs.
+
+    Args:
+        patterns: names or globs (with ** for any depth), each also a comma list of them.
+
+    Returns:
+        The files in the order given, those of one glob sorted, none twice.
+
+    Raises:
+        DataError: a file is absent or a folder, or a glob matches no file.
+    """
+    found: dict[Path, Path] = {}
+    for pattern in ",".join(patterns).split(","):
+        if pattern.strip():
+            for path in _matches(pattern.strip()):
+                found.setdefault(path.resolve(), path)
+    if not found:
+        raise DataError("no input: name text files with --input_file")
+    return list(found.values())
+
+
+def _matches(pattern: str) -> list[Path]:
+    path = Path(pattern)
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; name its files, for example '{path}/*.txt'")
+    if path.exists():
+        return [path]
+    if not glob.has_magic(pattern):
+        raise DataError(f"input file {path} does not exist; name text files with --input_file")
+    matches = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
+    files = [match for match in matches if not match.is_dir()]
+    if not files:
+        raise DataError(f"no file matches '{pattern}'; name text files with --input_file")
+    return files
+
+
+def describe_inputs(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Name (without the folders of an absolute path), size and xxh3 hash of each file."""
+    records = []
+    for path in paths:
+        digest, num_bytes = xxhash.xxh3_128(), 0
+        with open_input(path) as file:
+            while piece := file.read(BLOCK_BYTES):
+                digest.update(piece)
+                num_bytes += len(piece)
+        name = path.name if path.is_absolute() else path.as_posix()
+        records.append({"name": name, "bytes": num_bytes, "xxh3_128": digest.hexdigest()})
+    return records
+
+
+def open_input(path: Path) -> BinaryIO:
+    """Open one input file for reading bytes.
+
+    Raises:
+        DataError: the file cannot be opened.
+    """
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def read_blocks(
+    paths: Sequence[Path], *, join_files: bool, block_bytes: int = BLOCK_BYTES
+) -> Iterator[bytes]:
+    """The text of all files in blocks that end where a document ends.
+
+    A block ends at the first blank line after `block_bytes`; lines that are blank only for Unicode
+    do not count here, they may stand inside a block. So documents are never cut, and what is made
+    of them does not depend on `block_bytes`.
+
+    Args:
+        paths: the files, in order.
+        join_files: let the last document of a file go on in the next file, as Google's reader does;
+            otherwise the end of a file ends a document.
+        block_bytes: least size of a block (the last one may be smaller).
+
+    Raises:
+        DataError: a file cannot be read, or a document is longer than 1 GiB.
+    """
+    with io.BufferedReader(_JoinedFiles(paths, join_files), 1 << 20) as text:
+        while block := _read_block(text, block_bytes):
+            yield block
+
+
+def _read_block(text: BinaryIO, block_bytes: int) -> bytes:
+    pieces = [text.read(block_bytes), text.readline(MAX_DOCUMENT_BYTES)]  # to the end of a line
+    room = block_bytes + MAX_DOCUMENT_BYTES - len(pieces[0]) - len(pieces[1])
+    while line := text.readline(MAX_DOCUMENT_BYTES):
+        pieces.append(line)
+        room -= len(line)
+        if not line.strip():
+            break
+        if room < 0:
+            raise DataError(
+                f"more than {MAX_DOCUMENT_BYTES:,} bytes without a blank line; put one sentence on "
+                "each line and a blank line between documents"
+            )
+    return b"".join(pieces)
+
+
+class _JoinedFiles(io.RawIOBase):
+    """Files one after the other, with line feeds between them where they must not run together."""
+
+    def __init__(self, paths: Sequence[Path], join_documents: bool) -> None:
+        self._rest = iter(paths)
+        self._join_documents = join_documents
+        self._file: BinaryIO | None = None
+        self._between = b""
+        self._last_byte = b"\n"
+        self._next_file()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while self._file is not None:
+            if self._between:
+                return self._fill(buffer, self._take_between(len(buffer)))
+            data = self._file.read(len(buffer))
+            if data:
+                return self._fill(buffer, data)
+            self._between = self._border()
+            self._next_file()
+        return 0
+
+    def _fill(self, buffer: Any, data: bytes) -> int:
+        buffer[: len(data)] = data
+        self._last_byte = data[-1:]
+        return len(data)
+
+    def _take_between(self, num_bytes: int) -> bytes:
+        taken, self._between = self._between[:num_bytes], self._between[num_bytes:]
+        return taken
+
+    def _border(self) -> bytes:
+        if not self._join_documents:
+            return b"\n\n"
+        return b"" if self._last_byte == b"\n" else b"\n"
+
+    def _next_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        path = next(self._rest, None)
+        self._file = None if path is None else open_input(path)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        super().close()
+
+
+def invalid_utf8(paths: Sequence[Path]) -> DataError:
+    """The error for the first place that is not UTF-8; reads the files once more, line by line."""
+    for path in paths:
+        offset = 0
+        with open_input(path) as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    line.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    place = f"{path}, line {number}, byte {offset + error.start} of the file"
+                    return DataError(f"{place}: not UTF-8{_cure(path, line[error.start])}")
+                offset += len(line)
+    return DataError("the input changed while it was read, and was not UTF-8 at first; try again")
+
+
+def _cure(path: Path, byte: int) -> str:
+    with open_input(path) as file:
+        if file.read(2) in _UTF16_MARKS:
+            return f" but UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {path}"
+    return f" (0x{byte:02x}); convert the file, or leave such bytes out with --errors ignore"

@@ -1,0 +1,107 @@
+"""One-dimensional `.npy` files, written by appending and read as memory maps."""
+
+import os
+import zlib
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ds_bert.errors import DataError
+
+BLOCK_BYTES = 64 * 2**20  # of array data under one checksum
+_HEADER_BYTES = 256  # numpy allows any multiple of 64; fixed, so that it can be filled in last
+_MAGIC = b"\x93NUMPY\x01\x00"
+
+
+class NpyWriter:
+    """Appends arrays to an `.npy` file whose length is not known beforehand."""
+
+    def __init__(self, path: Path, dtype: np.dtype) -> None:
+        """Create the file; it becomes readable when `close` has written its header."""
+        self.path, self.dtype = path, dtype
+        self.num_items = 0
+        self._checksums: list[int] = []
+        self._room = 0  # bytes that the block under the last checksum still takes
+        self._file = path.open("xb")
+        self._file.write(bytes(_HEADER_BYTES))
+
+    def append(self, items: NDArray) -> None:
+        """Append a one-dimensional array of the file's dtype."""
+        assert items.dtype == self.dtype and items.ndim == 1, (self.path, items.dtype, items.ndim)
+        data = np.ascontiguousarray(items).view(np.uint8).data
+        self._file.write(data)
+        self.num_items += len(items)
+        while len(data):
+            if self._room == 0:
+                self._checksums.append(0)
+                self._room = BLOCK_BYTES
+            block = data[: self._room]
+            self._checksums[-1] = zlib.crc32(block, self._checksums[-1])
+            self._room -= len(block)
+            data = data[len(block) :]
+
+    def close(self) -> dict[str, Any]:
+        """Write the header and flush to disk; returns size and checksums for the metadata."""
+        self._file.seek(0)
+        self._file.write(_header(self.dtype, self.num_items))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return {
+            "bytes": self.path.stat().st_size,
+            "crc32": [f"{checksum:08x}" for checksum in self._checksums],
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+
+def _header(dtype: np.dtype, num_items: int) -> bytes:
+    descr = np.lib.format.dtype_to_descr(dtype)
+    fields = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': ({num_items},), }}"
+    length = _HEADER_BYTES - len(_MAGIC) - 2
+    return _MAGIC + length.to_bytes(2, "little") + fields.ljust(length - 1).encode() + b"\n"
+
+
+def read_npy(path: Path, dtype: np.dtype, num_items: int, num_bytes: int) -> NDArray:
+    """Memory-map a file and check in O(1) that it is the one that was written.
+
+    Raises:
+        DataError: the file is absent, of another size, type or length, or not an array file.
+    """
+    try:
+        found_bytes = path.stat().st_size
+        if found_bytes != num_bytes:
+            raise DataError(
+                f"{path} has {found_bytes:,} bytes, expected {num_bytes:,} by meta.json: a broken "
+                "copy or a full disk? Copy the data set again or rebuild it"
+            )
+        items = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror}): incomplete data set") from error
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{path} is no array file ({error}); rebuild the data set") from error
+    if items.dtype != dtype or items.shape != (num_items,):
+        raise DataError(
+            f"{path} holds {items.dtype} {list(items.shape)}, expected {dtype} [{num_items}]; "
+            "it does not belong to this data set"
+        )
+    return np.asarray(items)
+
+
+def damaged_block(items: NDArray, checksums: list[str]) -> int | None:
+    """Number of the first 64 MiB block whose checksum differs, None if all agree."""
+    data = items.view(np.uint8).data
+    num_blocks = -(-len(data) // BLOCK_BYTES)
+    if num_blocks != len(checksums):
+        return min(num_blocks, len(checksums))
+    for block, expected in enumerate(checksums):
+        found = zlib.crc32(data[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES])
+        if f"{found:08x}" != expected:
+            return block
+    return None

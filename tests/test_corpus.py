@@ -1,0 +1,83 @@
+"""Finding and reading text files."""
+
+import pytest
+
+from ds_bert import corpus
+from ds_bert.errors import DataError
+
+TEXTS = [b"a\nb\n\nc\n", b"d", b"", b"\n\ne\r\n\r\nf\n \t\ng\n\n\n", b"h\n\n"]
+
+
+@pytest.fixture
+def paths(tmp_path):
+    paths = [tmp_path / f"{number}.txt" for number in range(len(TEXTS))]
+    for path, text in zip(paths, TEXTS, strict=True):
+        path.write_bytes(text)
+    return paths
+
+
+def read(paths, join_files, block_bytes):
+    return list(corpus.read_blocks(paths, join_files=join_files, block_bytes=block_bytes))
+
+
+@pytest.mark.parametrize("block_bytes", [1, 2, 3, 5, 8, 1000])
+def test_joined_files_differ_by_missing_line_feeds_only(paths, block_bytes):
+    blocks = read(paths, True, block_bytes)
+    assert b"".join(blocks) == b"a\nb\n\nc\nd\n\n\ne\r\n\r\nf\n \t\ng\n\n\nh\n\n"
+    check_borders(blocks, block_bytes)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 2, 3, 5, 8, 1000])
+def test_end_of_a_file_ends_a_document(paths, block_bytes):
+    blocks = read(paths, False, block_bytes)
+    assert b"".join(blocks) == b"\n\n".join(TEXTS)
+    check_borders(blocks, block_bytes)
+
+
+def check_borders(blocks, block_bytes):
+    """Every block but the last ends with a blank line, and is not longer than it must be."""
+    for block in blocks[:-1]:
+        assert len(block) >= block_bytes
+        assert block.endswith(b"\n")
+        assert not block.splitlines()[-1].strip()
+    if block_bytes == 1:
+        assert len(blocks) >= 5
+
+
+def test_document_without_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "MAX_DOCUMENT_BYTES", 1000)
+    path = tmp_path / "long.txt"
+    for text in (b"x" * 999 + b"\n\n" + b"y", b"x\n" * 400 + b"\n" + b"y\n" * 400):
+        path.write_bytes(text)
+        assert len(read([path], True, 10)) == 2
+    for text in (b"x" * 5000, b"x\n" * 2000):
+        path.write_bytes(text)
+        with pytest.raises(DataError, match="without a blank line"):
+            read([path], True, 10)
+
+
+def test_file_without_permission_or_gone(tmp_path):
+    path = tmp_path / "gone.txt"
+    path.write_text("a")
+    found = corpus.find_inputs([str(path)])
+    path.unlink()
+    with pytest.raises(DataError, match=r"cannot read .*gone\.txt"):
+        corpus.describe_inputs(found)
+
+
+def test_name_with_glob_characters(tmp_path):
+    path = tmp_path / "a[1].txt"
+    path.write_text("a")
+    assert corpus.find_inputs([str(path)]) == [path]
+
+
+def test_names_leave_out_absolute_folders(tmp_path, monkeypatch):
+    (tmp_path / "texts").mkdir()
+    path = tmp_path / "texts" / "a.txt"
+    path.write_text("a")
+    monkeypatch.chdir(tmp_path)
+    names = [
+        corpus.describe_inputs(corpus.find_inputs([name]))[0]["name"]
+        for name in (str(path), "texts/a.txt", "./texts/*.txt")
+    ]
+    assert names == ["a.txt", "texts/a.txt", "texts/a.txt"]
