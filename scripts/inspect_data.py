@@ -1,0 +1,59 @@
+"""Look at a data set that scripts/preprocess.py made.
+
+python scripts/inspect_data.py data/train
+python scripts/inspect_data.py data/train --max_seq_length 512 --limit 3
+python scripts/inspect_data.py data/train --format jsonl              (all instances)
+python scripts/inspect_data.py data/train --verify                    (reads every byte)
+"""
+
+import sys
+
+if not __package__:
+    sys.path.pop(0)  # this folder's file names must not shadow other packages
+try:
+    from ds_bert import errors
+except ModuleNotFoundError:
+    sys.exit("ds_bert is not installed: run `pip install -e .` in the repository's folder")
+
+import argparse
+import os
+
+from ds_bert.inspection import as_json, as_text, examples
+from ds_bert.store import TokenStore
+from ds_bert.verification import verify
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("dataset", metavar="DATASET", help="folder of the data set")
+    add("--max_seq_length", type=int, help="which instances; default: the shortest length")
+    add("--limit", type=int, help="instances to show, 0: all; default 10 as text, all as jsonl")
+    add("--format", choices=("text", "jsonl"), default="text", help="default text")
+    add("--verify", action="store_true", help="check every checksum and number instead")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and print; returns the exit code."""
+    options = parse(argv)
+    store = TokenStore.open(options.dataset)
+    if options.verify:
+        print(f"{options.dataset}: {verify(store)} files checked, all sound")
+        return 0
+    table = store.instances(options.max_seq_length or store.sequence_lengths[0])
+    is_text = options.format == "text"
+    limit = options.limit if options.limit is not None else 10 * is_text
+    try:
+        for number, example in enumerate(examples(table, limit or None)):
+            print(f"#{number}: {as_text(example)}" if is_text else as_json(example))
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+if __name__ == "__main__":
+    errors.exit_with(main)
