@@ -146,7 +146,9 @@ def save_checkpoint(
     distributed.barrier()
     # The key makes the files convertible to DeepSpeed's universal checkpoints.
     universal = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
-    engine.save_checkpoint(temporary, tag=ENGINE, client_state={STATE: state} | universal, save_latest=False)
+    engine.save_checkpoint(
+        temporary, tag=ENGINE, client_state={STATE: state} | universal, save_latest=False
+    )
     torch.save(_random_state(), temporary / f"random_state_rank_{distributed.rank()}.pt")
     weights = full_weights(engine.module)
     if distributed.rank() == 0:

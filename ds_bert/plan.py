@@ -20,6 +20,7 @@ from ds_bert.engine_config import (
     zero_stage,
 )
 from ds_bert.errors import CheckpointError, ConfigurationError, DataError
+from ds_bert.optimizer import check_optimizer
 from ds_bert.store import InstanceTable, TokenStore
 
 
@@ -67,12 +68,7 @@ def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
         ConfigurationError, DataError, CheckpointError: what is wrong and what to do.
     """
     check_engine_config(recipe)
-    optimizer = recipe.get("optimizer")
-    if not optimizer or "type" not in optimizer:
-        raise ConfigurationError(
-            'DeepSpeed configuration: no "optimizer"; give one, such as '
-            '{"type": "Lamb", "params": {"lr": 6e-3, "weight_decay": 0.01}}'
-        )
+    optimizer_type, optimizer_params = check_optimizer(recipe.get("optimizer"))
     batch = plan_batch(recipe, distributed.world_size())
     train_table = TokenStore.open(config.train_data).instances(config.max_seq_length)
     validation_table = _validation_table(config, train_table.store)
@@ -80,7 +76,7 @@ def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
     model_config = _model_config(config, train_table.store, resume_from)
     plan = Plan(
         config=config,
-        optimizer=optimizer,
+        optimizer={"type": optimizer_type, "params": optimizer_params},
         engine_config=resolve_engine_config(recipe, batch),
         batch=batch,
         train_table=train_table,
@@ -196,7 +192,7 @@ def describe(plan: Plan) -> str:
         "batch": str(plan.batch),
         "steps": f"{config.max_steps:,} = {samples:,} sequences = {samples / num_rows:.2f} epochs",
         "schedule": f"{config.lr_scheduler_type}, warm-up {config.num_warmup_steps:,} steps",
-        "optimizer": f"{plan.optimizer['type']} {plan.optimizer.get('params', {})}",
+        "optimizer": f"{plan.optimizer['type']} {plan.optimizer['params']}",
         "precision": f"{precision(plan.engine_config)}, ZeRO stage "
         f"{zero_stage(plan.engine_config)}",
         "checkpoint": f"about {checkpoint_bytes(plan) / 1e6:,.0f} MB each, "

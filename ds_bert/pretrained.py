@@ -1,6 +1,5 @@
 """Where a model comes from: presets, config files, Hugging Face folders; all checked first."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -152,13 +151,13 @@ def check_vocabulary(folder: str | Path, vocabulary: Vocabulary) -> None:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
     except Exception:  # a folder without a tokenizer: sizes have been compared already
         return
-    tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
-    found = hashlib.sha256(("\n".join(tokens) + "\n").encode()).hexdigest()
-    if found != vocabulary.sha256:
+    ids = tokenizer.get_vocab()
+    found = Vocabulary(sorted(ids, key=ids.__getitem__), source=f"the tokenizer of {folder}")
+    if found.sha256 != vocabulary.sha256:
         raise CheckpointError(
-            f"model {folder} has the vocabulary {found[:12]} ({len(tokens):,} tokens), the data "
-            f"set {vocabulary.sha256[:12]} ({vocabulary.size:,} tokens); preprocess the text with "
-            "the model's vocabulary (scripts/create_vocab.py --model_name_or_path)"
+            f"model {folder} has the vocabulary {found.sha256[:12]} ({found.size:,} tokens), the "
+            f"data set {vocabulary.sha256[:12]} ({vocabulary.size:,} tokens); preprocess the text "
+            "with the model's vocabulary (scripts/create_vocab.py --model_name_or_path)"
         )
 
 

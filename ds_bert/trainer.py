@@ -1,5 +1,6 @@
 """The training loop: step, log, validate, save, stop."""
 
+import math
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ class Trainer:
         self.progress = Progress(Path(self.config.output_dir), state.step, self.config.max_steps)
         self.sums = MetricSums(device)
         self._stop_requested = False
+        self._skips_logged = state.skipped_steps
         self._learning_rate = 0.0  # of the last step; the engine knows that of the next
         self._engine_skips = engine.skipped_steps  # restored with the engine
 
@@ -114,6 +116,13 @@ class Trainer:
 
     def _log(self) -> None:
         metrics = self.sums.over_ranks()
+        finite = math.isfinite(metrics["mlm_loss"] + metrics["nsp_loss"])
+        if not finite and self.state.skipped_steps == self._skips_logged:
+            raise TrainingDiverged(
+                f"the loss is not a number before step {self.state.step}; lower the learning rate "
+                "or lengthen the warm-up, then start again to go on from the last checkpoint"
+            )
+        self._skips_logged = self.state.skipped_steps
         norm = self.engine.get_global_grad_norm()
         self.progress.log_training(
             metrics

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-# Before transformers (it imports Triton): kernels run in Triton's interpreter on a machine without a GPU.
+# Before transformers (it imports Triton): kernels run in Triton's interpreter without a GPU.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")

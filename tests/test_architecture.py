@@ -12,16 +12,20 @@ from conftest import ROOT
 FLOORS = {
     0: "errors config engine_config vocabulary unicode_tables basic_tokenizer piece_trie wordpiece "
     "learn_vocabulary npy_file store instance_options random_streams random_source "
-    "mersenne_twister distributed manifest corpus",
+    "mersenne_twister distributed manifest corpus parallel output_folder "
+    "model_vocabulary",
     1: "instances google_instances sentence_pairs masking collate model pretrained optimizer lamb "
     "flat_partition schedules",
-    2: "batches metrics checkpoint export progress store_writer preprocessing plan evaluation",
-    3: "trainer run model_evaluation inspection",
+    2: "batches metrics checkpoint export progress store_writer instance_writer "
+    "preprocess_options preprocess_report preprocessing plan evaluation",
+    3: "trainer run model_evaluation inspection verification",
     4: "train evaluate",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 WITHOUT_TORCH = "config engine_config corpus wordpiece store masking collate instances "
-WITHOUT_TORCH += "google_instances preprocessing learn_vocabulary"
+WITHOUT_TORCH += (
+    "google_instances preprocessing learn_vocabulary inspection verification preprocess_report"
+)
 
 
 def modules() -> dict[str, Path]:
