@@ -43,7 +43,9 @@ def test_flags_without_a_value(recipe_file, flag):
 
 def test_misspelt_key_of_the_section_names_the_nearest(recipe_file):
     path = recipe_file(RECIPE | {"ds_bert": {"max_step": 7}})
-    with pytest.raises(ConfigurationError, match='unknown key "max_step"; did you mean "max_steps"'):
+    with pytest.raises(
+        ConfigurationError, match='unknown key "max_step"; did you mean "max_steps"'
+    ):
         parse_command_line(["--ds_config", path])
 
 

@@ -1,0 +1,63 @@
+"""The documentation names what there is: settings, files, links."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+from conftest import ROOT
+
+from ds_bert.config import TrainingConfig
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+ABSOLUTE_PATH = re.compile(r"(?:^|[\s`'\"(=])(/[A-Za-z][\w.-]*)")
+TREE_LINE = re.compile(r"( *)(\S+(?:, \S+)*)  +\S")
+
+
+def text_of(page):
+    return page.read_text(encoding="utf-8")
+
+
+def headings(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", text_of(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(TrainingConfig), ids=lambda field: field.name)
+def test_every_setting_is_described_with_its_default(field):
+    default = json.dumps(field.default)
+    row = f"| `{field.name}` | `{default}` | "
+    assert row in text_of(ROOT / "docs/training.md")
+
+
+def test_the_tree_in_the_readme_names_files_that_exist():
+    block = next(b for b in text_of(ROOT / "README.md").split("```\n") if b.startswith("ds_bert/"))
+    folder, found = "", []
+    for line in block.splitlines():
+        match = TREE_LINE.match(line)
+        assert match, f"not a line of the tree: {line!r}"
+        indent, names = match[1], match[2].split(", ")
+        if not indent:
+            folder = names[0]
+        found += [folder + name if indent else name for name in names]
+    assert len(found) > 30
+    assert [name for name in found if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_resolve(page):
+    for target in LINK.findall(text_of(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        goal = page.parent / name if name else page
+        assert goal.exists(), target
+        assert not anchor or anchor in headings(goal), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_path_of_one_machine(page):
+    assert ABSOLUTE_PATH.findall(text_of(page)) == []

@@ -1,0 +1,152 @@
+"""Real processes: killed and resumed runs end with the same bits, signals save and stop."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_util import make_data, write_recipe
+
+TIMEOUT = 180  # seconds; a launch takes about 15
+ENVIRONMENT = {
+    **os.environ,
+    "DS_ACCELERATOR": "cpu",
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, golden):
+    return make_data(tmp_path_factory.mktemp("data") / "train", golden)
+
+
+def command(root: Path, recipe: Path, port: int | None = None) -> list[str]:
+    """train.py as a plain process, or (with a port) by the launcher with 2 ranks."""
+    train = [str(root / "ds_bert/train.py"), "--ds_config", str(recipe)]
+    if port is None:
+        return [sys.executable, *train]
+    launcher = str(Path(sys.executable).parent / "deepspeed")
+    return [launcher, "--num_accelerators", "2", "--master_port", str(port), *train]
+
+
+def run(root, recipe, port=None) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(root, recipe, port),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        cwd=recipe.parent,
+    )
+
+
+def start(root, recipe, port=None) -> subprocess.Popen:
+    return subprocess.Popen(
+        command(root, recipe, port),
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=recipe.parent,
+        start_new_session=True,
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not path.exists():
+        assert process.poll() is None, f"ended before {path} was there"
+        assert time.monotonic() < deadline, f"no {path} after {TIMEOUT} s"
+        time.sleep(0.01)
+
+
+def all_tensors(value, prefix=""):
+    """Every tensor of a nested structure by its path."""
+    if isinstance(value, torch.Tensor):
+        yield prefix, value
+    elif isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from all_tensors(item, f"{prefix}/{key}")
+
+
+def assert_same_state(one: Path, other: Path) -> None:
+    """Weights, moments and random state of two checkpoints agree in every bit."""
+    names = sorted(path.relative_to(one) for path in one.rglob("*.pt"))
+    assert len(names) == 5, "one model file, optimizer and random state of two ranks"
+    for name in names:
+        found, expected = (
+            dict(all_tensors(torch.load(folder / name, weights_only=False)))
+            for folder in (other, one)
+        )
+        assert found.keys() == expected.keys()
+        for key, tensor in expected.items():
+            assert torch.equal(found[key], tensor), (name, key)
+    weights = [load_file(folder / "hf/model.safetensors") for folder in (one, other)]
+    assert all(torch.equal(tensor, weights[1][key]) for key, tensor in weights[0].items())
+
+
+@pytest.mark.launcher
+@pytest.mark.parametrize(("precision", "port"), [("fp32", 29611), ("bf16", 29621)])
+def test_killed_after_ten_steps_and_resumed(tmp_path, root, data, precision, port):
+    """20 steps in one go, and 10 steps, kill -9, the rest: 2 ranks, dropout on."""
+    section = {"max_steps": 20, "save_interval": 10, "keep_checkpoints": 2}
+    recipes = {}
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+        recipes[name] = write_recipe(
+            tmp_path / name,
+            data,
+            section=section,
+            train_batch_size=16,
+            bf16={"enabled": precision == "bf16"},
+        )
+    result = run(root, recipes["whole"], port)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+    process = start(root, recipes["killed"], port + 1)
+    latest = tmp_path / "killed/run/checkpoints/latest"
+    wait_for(latest, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert latest.read_text() == "step_10\n", "killed too late to show anything"
+    result = run(root, recipes["killed"], port + 2)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "step_10" in result.stdout
+
+    checkpoints = [tmp_path / name / "run/checkpoints/step_20" for name in recipes]
+    assert_same_state(*checkpoints)
+
+
+@pytest.mark.launcher
+def test_a_signal_saves_and_stops_and_the_next_start_goes_on(tmp_path, root, data):
+    section = {"max_steps": 100_000, "save_interval": 0, "log_interval": 1}
+    recipe = write_recipe(tmp_path, data, section=section)
+    process = start(root, recipe)
+    wait_for(tmp_path / "run/metrics.jsonl", process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(TIMEOUT) == 75
+    stopped = int((tmp_path / "run/checkpoints/latest").read_text().removeprefix("step_"))
+    assert stopped > 0
+
+    recipe = write_recipe(tmp_path, data, section=section | {"max_steps": stopped + 2})
+    result = run(root, recipe)
+    assert result.returncode == 0, result.stderr[-3000:]
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, stopped + 3))
+
+
+@pytest.mark.launcher
+def test_an_error_reaches_the_user_through_the_launcher(tmp_path, root, data):
+    recipe = write_recipe(tmp_path, data, section={"max_stepz": 3})
+    result = run(root, recipe, 29631)
+    assert result.returncode == 2
+    assert 'unknown key "max_stepz"; did you mean "max_steps"?' in result.stderr + result.stdout
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
