@@ -29,7 +29,7 @@ from deepspeed.utils.tensor_fragment import fragment_address
 from ds_bert import distributed, manifest
 from ds_bert.errors import CheckpointError
 
-ENGINE, MODEL = "engine", "hf"
+CHECKPOINTS, ENGINE, MODEL = "checkpoints", "engine", "hf"
 STATE = "ds_bert"  # apart from DeepSpeed's own values, which have names like ours
 # Everything in DeepSpeed's files that is not a tensor or a plain container.
 SAFE_GLOBALS = [fragment_address, LossScaler, DynamicLossScaler, ZeroStageEnum]
@@ -72,14 +72,17 @@ def find_damage(checkpoint: Checkpoint) -> str | None:
     return next((report for report in everyone if report), None)
 
 
-def newest_good(folder: Path) -> Checkpoint | None:
-    """The newest undamaged checkpoint; damaged ones are set aside as `step_N.corrupt`."""
+def newest_good(folder: Path, set_aside: bool = False) -> Checkpoint | None:
+    """The newest undamaged checkpoint below a `checkpoints` folder, or None.
+
+    With `set_aside` damaged ones become `step_N.corrupt`, so that the run can write them again.
+    """
     for checkpoint in distributed.from_rank_0(list_checkpoints(folder)):
         problem = find_damage(checkpoint)
         if problem is None:
             return checkpoint
         distributed.log(f"warning: {checkpoint.folder}: {problem}; going back to an older one")
-        if distributed.rank() == 0:
+        if set_aside and distributed.rank() == 0:
             aside = checkpoint.folder.with_name(f"{checkpoint.folder.name}.corrupt")
             shutil.rmtree(aside, ignore_errors=True)
             os.rename(checkpoint.folder, aside)
@@ -102,21 +105,23 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         if problem := find_damage(checkpoint):
             raise CheckpointError(f"{path}: {problem}; name another checkpoint")
         return checkpoint
-    folder = path if path.name == "checkpoints" else path / "checkpoints"
+    folder = path if path.name == CHECKPOINTS else path / CHECKPOINTS
     newest = newest_good(folder)
     if newest is None:
         raise CheckpointError(f"{path}: no complete checkpoint found; check the path")
     return newest
 
 
-def model_folder(path: str | Path) -> Path:
-    """The Hugging Face folder behind a run, a checkpoint or a Hugging Face folder itself."""
-    path = Path(path)
-    return (
-        path
-        if (path / "config.json").is_file() and not (path / "checkpoints").exists()
-        else (open_checkpoint(path).model_folder)
-    )
+def model_folder(path: str) -> str:
+    """The Hugging Face folder behind a run or a checkpoint; any other name is that of a model.
+
+    Raises:
+        CheckpointError: a run or checkpoint without anything undamaged.
+    """
+    folder = Path(path)
+    if folder.name == CHECKPOINTS or (folder / CHECKPOINTS).is_dir() or step_of(folder) >= 0:
+        return str(open_checkpoint(folder).model_folder)
+    return path
 
 
 def save_checkpoint(
@@ -186,19 +191,13 @@ def load_checkpoint(
     """Load weights, moments, schedule and random state; returns the trainer's state.
 
     Args:
-        checkpoint: already verified.
-        engine: a freshly initialised DeepSpeed engine of the same model.
+        checkpoint: verified, of the same model, optimizer, precision and number of ranks.
+        engine: a freshly initialised DeepSpeed engine.
         only_optimizer: take weights and moments, but neither schedule nor random state.
 
     Raises:
-        CheckpointError: written by another number of ranks, or not loadable.
+        CheckpointError: DeepSpeed found nothing to load.
     """
-    found = checkpoint.facts["world_size"]
-    if found != distributed.world_size():
-        raise CheckpointError(
-            f"{checkpoint.folder} was written by {found} ranks, this run has "
-            f"{distributed.world_size()}; start it with {found}, or use --init_from for its weights"
-        )
     with _only_safe_loading(), redirect_stdout(io.StringIO()):  # DeepSpeed prints tracing lines
         path, state = engine.load_checkpoint(
             checkpoint.folder, tag=ENGINE, load_lr_scheduler_states=not only_optimizer

@@ -143,7 +143,16 @@ def parse_command_line(argv: list[str] | None = None) -> tuple[TrainingConfig, d
     check_keys(section, names, f'section "{SECTION}"')
     parser.set_defaults(**section)
     values = vars(parser.parse_args(argv))
+    _override_warmup(values, section)
     return TrainingConfig(**{name: values[name] for name in names}), recipe
+
+
+def _override_warmup(values: dict[str, Any], section: dict[str, Any]) -> None:
+    """A warm-up on the command line replaces that of the file, whichever way each is given."""
+    names = ("warmup_steps", "warmup_proportion")
+    flags = [name for name in names if values[name] != section.get(name)]
+    if len(flags) == 1:
+        values.update({name: None for name in names if name not in flags})
 
 
 def load_json(path: str | Path) -> dict[str, Any]:

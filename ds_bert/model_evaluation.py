@@ -47,9 +47,9 @@ def evaluate_path(
     return {"checkpoint": path, "data": str(store.folder), "max_seq_length": length, **metrics}
 
 
-def _load(folder: Path, table: InstanceTable, only_mlm: bool):
+def _load(folder: str, table: InstanceTable, only_mlm: bool):
     vocabulary = table.store.vocabulary
-    pretrained.read_model_config(str(folder), vocabulary, table.max_seq_length)
+    pretrained.read_model_config(folder, vocabulary, table.max_seq_length)
     pretrained.check_vocabulary(folder, vocabulary)
     model, missing_heads = pretrained.load_model(folder)
     if "cls.predictions" in missing_heads:
@@ -73,6 +73,6 @@ def _run_settings(path: Path) -> dict[str, Any]:
     """The "ds_bert" section of the run that `path` belongs to; empty outside a run."""
     for folder in (path, path.parent, path.parent.parent):
         record = folder / "config.json"
-        if (folder / "checkpoints").is_dir() and record.is_file():
+        if (folder / checkpoint.CHECKPOINTS).is_dir() and record.is_file():
             return json.loads(record.read_text(encoding="utf-8"))["ds_bert"]
     return {}

@@ -36,6 +36,7 @@ class Plan:
     validation_table: InstanceTable | None
     model_config: BertConfig
     resume_from: Checkpoint | None
+    moments_from: Checkpoint | None
 
     @property
     def num_parameters(self) -> int:
@@ -55,6 +56,7 @@ class Plan:
             "train_batch_size": self.batch.train_batch_size,
             "world_size": self.batch.world_size,
             "seed": self.config.seed,
+            "masking": self.config.masking,
             "max_seq_length": self.config.max_seq_length,
             "vocabulary": store.vocabulary.sha256,
             "train_data": store.fingerprint,
@@ -83,9 +85,9 @@ def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
         validation_table=validation_table,
         model_config=model_config,
         resume_from=resume_from,
+        moments_from=_find_moments(config) if resume_from is None else None,
     )
-    if plan.resume_from is not None:
-        _check_same_run(plan, plan.resume_from)
+    _check_facts(plan)
     _check_disk(plan)
     return plan
 
@@ -112,14 +114,14 @@ def _model_config(
         pretrained.check_vocabulary(config.model, store.vocabulary)
     if config.init_from and resume_from is None:
         folder = checkpoint.model_folder(config.init_from)
-        other = pretrained.read_model_config(str(folder), store.vocabulary, config.max_seq_length)
-        pretrained.check_same_shape(model_config, other, str(folder))
+        other = pretrained.read_model_config(folder, store.vocabulary, config.max_seq_length)
+        pretrained.check_same_shape(model_config, other, folder)
         pretrained.check_vocabulary(folder, store.vocabulary)
     return model_config
 
 
 def _find_start(config: TrainingConfig) -> Checkpoint | None:
-    folder = Path(config.output_dir) / "checkpoints"
+    folder = Path(config.output_dir) / checkpoint.CHECKPOINTS
     if config.resume == "none":
         if existing := checkpoint.list_checkpoints(folder):
             raise ConfigurationError(
@@ -129,7 +131,7 @@ def _find_start(config: TrainingConfig) -> Checkpoint | None:
         return None
     if config.resume != "auto":
         return checkpoint.open_checkpoint(config.resume)
-    newest = checkpoint.newest_good(folder)
+    newest = checkpoint.newest_good(folder, set_aside=True)
     if newest is None and any(folder.glob("step_*.corrupt")):
         raise CheckpointError(
             f"{folder}: every checkpoint is damaged; remove the folder to start from step 0"
@@ -137,18 +139,32 @@ def _find_start(config: TrainingConfig) -> Checkpoint | None:
     return newest
 
 
-def _check_same_run(plan: Plan, found: Checkpoint) -> None:
+def _find_moments(config: TrainingConfig) -> Checkpoint | None:
+    return checkpoint.open_checkpoint(str(config.init_from)) if config.carry_moments else None
+
+
+def _check_facts(plan: Plan) -> None:
+    """Refuse a checkpoint that the engine of this plan could not, or should not, go on from."""
+    if plan.resume_from is not None:
+        cure = "choose another output_dir, and --init_from to start from its weights"
+        _compare_facts(plan, plan.resume_from, list(plan.facts), cure)
+    if plan.moments_from is not None:
+        cure = "use the same, or leave carry_moments out to take the weights only"
+        names = ["optimizer", "precision", "zero_stage", "world_size"]
+        _compare_facts(plan, plan.moments_from, names, cure)
+
+
+def _compare_facts(plan: Plan, found: Checkpoint, names: list[str], cure: str) -> None:
     other = BertConfig(**found.facts["model"])
     pretrained.check_same_shape(plan.model_config, other, str(found.folder))
     differ = [
-        f"{name} {found.facts.get(name)} instead of {value}"
-        for name, value in plan.facts.items()
-        if name not in ("model", "world_size") and found.facts.get(name) != value
+        f"{name} {found.facts.get(name)} instead of {plan.facts[name]}"
+        for name in names
+        if name != "model" and found.facts.get(name) != plan.facts[name]
     ]
     if differ:
         raise CheckpointError(
-            f"{found.folder} belongs to another run: {', '.join(differ)}; choose another "
-            "output_dir, and --init_from to start from its weights"
+            f"{found.folder} was written with other settings: {', '.join(differ)}; {cure}"
         )
 
 

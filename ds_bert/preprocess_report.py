@@ -1,8 +1,9 @@
 """What preprocessing tells its user: warnings that name the cure, and the last screen."""
 
+import shlex
 from collections.abc import Iterator
 
-from ds_bert.preprocess_options import TRAIN, PreprocessOptions
+from ds_bert.preprocess_options import TRAIN, VALIDATION, PreprocessOptions
 from ds_bert.preprocessing import Result
 from ds_bert.vocabulary import SPECIAL_TOKENS
 
@@ -84,6 +85,9 @@ def last_screen(result: Result) -> str:
 
 
 def _next_command(result: Result) -> str:
-    folders = {part: data_set.folder for part, data_set in result.data_sets.items()}
-    data = " ".join(f"--{part}_data {folder}" for part, folder in folders.items())
-    return f"python ds_bert/train.py --ds_config ds_configs/seq128.json {data}"
+    folders = {part: str(data_set.folder) for part, data_set in result.data_sets.items()}
+    return (
+        "deepspeed ds_bert/train.py --ds_config ds_configs/seq128.json "
+        f"--train_data {shlex.quote(folders[TRAIN])} "
+        f"--validation_data {shlex.quote(folders.get(VALIDATION, ''))}"
+    )

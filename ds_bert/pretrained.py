@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, BertConfig
+from transformers import AutoConfig, BertConfig
 
 from ds_bert.errors import CheckpointError, ConfigurationError
 from ds_bert.model import BertForUnpaddedPreTraining
+from ds_bert.model_vocabulary import read_model_vocabulary
 from ds_bert.vocabulary import Vocabulary
 
 # The sizes of Devlin et al. 2019 and Turc et al. 2019; the rest is BertConfig's default.
@@ -87,8 +88,8 @@ def _read_hugging_face_config(name: str) -> BertConfig:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError):
         raise ConfigurationError(
-            f"model {name!r}: not a preset ({', '.join(PRESETS)}), a .json file, a Hugging Face "
-            "folder, or an id that is in reach"
+            f"model {name!r}: not a preset ({', '.join(PRESETS)}), a .json file, a run, a "
+            "checkpoint, a Hugging Face folder, or an id that is in reach"
         ) from None
     _require_bert(config.model_type, name)
     return config
@@ -141,21 +142,19 @@ def load_model(folder: str | Path) -> tuple[BertForUnpaddedPreTraining, set[str]
     return model, heads
 
 
-def check_vocabulary(folder: str | Path, vocabulary: Vocabulary) -> None:
-    """Refuse a model folder whose tokenizer has another vocabulary than the data.
+def check_vocabulary(name: str, vocabulary: Vocabulary) -> None:
+    """Refuse a model, folder or hub id, whose vocabulary is not that of the data.
 
     Raises:
         CheckpointError: names both hashes.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    except Exception:  # a folder without a tokenizer: sizes have been compared already
+        found = read_model_vocabulary(name)
+    except ConfigurationError:  # a model without tokenizer files: the sizes have been compared
         return
-    ids = tokenizer.get_vocab()
-    found = Vocabulary(sorted(ids, key=ids.__getitem__), source=f"the tokenizer of {folder}")
     if found.sha256 != vocabulary.sha256:
         raise CheckpointError(
-            f"model {folder} has the vocabulary {found.sha256[:12]} ({found.size:,} tokens), the "
+            f"model {name} has the vocabulary {found.sha256[:12]} ({found.size:,} tokens), the "
             f"data set {vocabulary.sha256[:12]} ({vocabulary.size:,} tokens); preprocess the text "
             "with the model's vocabulary (scripts/create_vocab.py --model_name_or_path)"
         )

@@ -47,8 +47,8 @@ def start(plan: Plan) -> tuple[Any, State]:
     if plan.resume_from is not None:
         values = checkpoint.load_checkpoint(plan.resume_from, engine)
         return engine, State(**{name: values[name] for name in State.__dataclass_fields__})
-    if plan.config.carry_moments:
-        _carry_moments(plan, engine, optimizer)
+    if plan.moments_from is not None:
+        _carry_moments(plan.moments_from, engine, optimizer)
     return engine, State()
 
 
@@ -78,9 +78,10 @@ def build_engine(plan: Plan) -> tuple[Any, torch.optim.Optimizer]:
     return engine, optimizer
 
 
-def _carry_moments(plan: Plan, engine: Any, optimizer: torch.optim.Optimizer) -> None:
-    """Take weights and moments of init_from, but count steps from zero (NVIDIA's phase 2)."""
-    source = checkpoint.open_checkpoint(str(plan.config.init_from))
+def _carry_moments(
+    source: checkpoint.Checkpoint, engine: Any, optimizer: torch.optim.Optimizer
+) -> None:
+    """Take weights and moments, but count steps from zero (NVIDIA's phase 2)."""
     checkpoint.load_checkpoint(source, engine, only_optimizer=True)
     for values in optimizer.state.values():
         values["step"].zero_()

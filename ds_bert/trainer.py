@@ -36,7 +36,7 @@ class Trainer:
     def __init__(self, plan: Plan, engine: Any, state: State, device: torch.device):
         self.plan, self.engine, self.state, self.device = plan, engine, state, device
         self.config = plan.config
-        self.checkpoints = Path(plan.config.output_dir) / "checkpoints"
+        self.checkpoints = Path(plan.config.output_dir) / checkpoint.CHECKPOINTS
         self.progress = Progress(Path(self.config.output_dir), state.step, self.config.max_steps)
         self.sums = MetricSums(device)
         self._stop_requested = False

@@ -41,6 +41,12 @@ def test_flags_without_a_value(recipe_file, flag):
     assert config.dry_run is True
 
 
+def test_warm_up_of_the_command_line_replaces_that_of_the_file(recipe_file):
+    path = recipe_file(RECIPE | {"ds_bert": {"warmup_proportion": 0.1}})
+    config, _ = parse_command_line(["--ds_config", path, "--warmup_steps", "3"])
+    assert (config.num_warmup_steps, config.warmup_proportion) == (3, None)
+
+
 def test_misspelt_key_of_the_section_names_the_nearest(recipe_file):
     path = recipe_file(RECIPE | {"ds_bert": {"max_step": 7}})
     with pytest.raises(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from data_util import make_store
-from torch.nn.utils.rnn import pad_sequence
+from training_util import padded
 from transformers import BertConfig, BertForPreTraining
 
 from ds_bert.batches import make_batch
@@ -38,22 +38,6 @@ def models():
     stock = BertForPreTraining(BertConfig(vocab_size=1500, **CONFIG))  # a config of its own
     stock.load_state_dict(ours.state_dict())
     return ours, stock
-
-
-def padded(batch):
-    """The batch as stock transformers takes it."""
-    labels = torch.full_like(batch.input_ids, -100)
-    labels[batch.masked_lm_positions] = batch.masked_lm_labels
-    parts = [batch.input_ids, batch.token_type_ids, torch.ones_like(labels), labels]
-    names = ["input_ids", "token_type_ids", "attention_mask", "labels"]
-    values = [0, 0, 0, -100]
-    split = {
-        name: pad_sequence(
-            part.split(batch.sequence_lengths), batch_first=True, padding_value=value
-        )
-        for name, part, value in zip(names, parts, values, strict=True)
-    }
-    return split | {"next_sentence_label": batch.next_sentence_labels}
 
 
 def our_loss(model, batch):

@@ -173,7 +173,13 @@ BAD = {
     "unknown model": ({"model": "bert-huge"}, {}, 2, "bert-huge"),
     "vocabulary larger than the model's": ({"model": "small.json"}, {}, 2, "vocab_size 100"),
     "too few positions": ({"model": "short.json"}, {}, 2, "max_position_embeddings 16"),
-    "init_from nothing": ({"init_from": "nowhere"}, {}, 4, "nowhere"),
+    "init_from nothing": ({"init_from": "nowhere"}, {}, 2, "nowhere"),
+    "moments of nothing": (
+        {"init_from": "nowhere", "carry_moments": True},
+        {},
+        2,
+        "nowhere",
+    ),
     "resume from nothing": ({"resume": "nowhere"}, {}, 4, "nowhere"),
 }
 
@@ -232,6 +238,22 @@ def test_resume_none_does_not_touch_an_old_run(tmp_path, data, finished, capsys)
     shutil.copytree(finished, tmp_path / "run")
     assert train(write_recipe(tmp_path, data), "--resume", "none") == 2
     assert "resume is none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        (
+            {"optimizer": {"type": "AdamW", "params": {"lr": 0.1}}},
+            "optimizer Lamb instead of AdamW",
+        ),
+        ({"bf16": {"enabled": True}}, "precision fp32 instead of bf16"),
+    ],
+)
+def test_moments_of_another_kind(tmp_path, data, finished, capsys, engine, message):
+    section = {"init_from": str(finished), "carry_moments": True}
+    assert train(write_recipe(tmp_path, data, section=section, **engine), "--dry_run") == 4
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "no manifest"])

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import torch
 from data_util import make_store
+from torch.nn.utils.rnn import pad_sequence
 
 MODEL = {
     "model_type": "bert",
@@ -48,3 +50,19 @@ def write_recipe(folder: Path, data: Path, *, section=None, **engine) -> Path:
     path = folder / "recipe.json"
     path.write_text(json.dumps({key: value for key, value in recipe.items() if value is not None}))
     return path
+
+
+def padded(batch):
+    """The batch as stock transformers takes it."""
+    labels = torch.full_like(batch.input_ids, -100)
+    labels[batch.masked_lm_positions] = batch.masked_lm_labels
+    parts = [batch.input_ids, batch.token_type_ids, torch.ones_like(labels), labels]
+    names = ["input_ids", "token_type_ids", "attention_mask", "labels"]
+    values = [0, 0, 0, -100]
+    split = {
+        name: pad_sequence(
+            part.split(batch.sequence_lengths), batch_first=True, padding_value=value
+        )
+        for name, part, value in zip(names, parts, values, strict=True)
+    }
+    return split | {"next_sentence_label": batch.next_sentence_labels}
