@@ -36,6 +36,6 @@ setup(
     ],
     extras_require={
         "gpu": ["triton"],
-        "dev": ["pytest", "ruff", "mypy", "kernels", "triton"],
+        "dev": ["pytest", "ruff", "mypy", "kernels", "setuptools>=77", "triton"],
     },
 )

@@ -1,12 +1,15 @@
 """The Hugging Face folder of a trained model: safetensors, tokenizer, model card."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import BertForPreTraining, BertTokenizer
 
-from ds_bert import __version__
+from ds_bert import __version__, checkpoint
+from ds_bert.errors import ConfigurationError
+from ds_bert.output_folder import OutputFolder
 from ds_bert.vocabulary import Vocabulary
 
 CARD = """\
@@ -80,3 +83,30 @@ def _without_tied(model: BertForPreTraining, weights: dict[str, torch.Tensor]) -
         for name, tensor in weights.items()
         if name not in model._tied_weights_keys
     }
+
+
+def export_model(path: str, output_dir: str, overwrite: bool = False) -> Path:
+    """Copy the Hugging Face folder of a verified checkpoint to a place of its own.
+
+    Args:
+        path: a run (its newest good checkpoint), or a checkpoint.
+        output_dir: appears whole or not at all.
+        overwrite: replace a model folder that is there.
+
+    Returns:
+        the checkpoint's folder.
+
+    Raises:
+        ConfigurationError: `output_dir` is in use.
+        CheckpointError: nothing there, or nothing undamaged.
+    """
+    source, final = checkpoint.open_checkpoint(path), Path(output_dir)
+    is_empty = not final.exists() or (final.is_dir() and not any(final.iterdir()))
+    if not is_empty and not (overwrite and (final / "config.json").is_file()):
+        raise ConfigurationError(
+            f"{final} exists; choose another --output_dir, or replace a model with --overwrite"
+        )
+    with OutputFolder(final) as output:
+        shutil.copytree(source.model_folder, output.folder, dirs_exist_ok=True)
+        output.publish()
+    return source.folder

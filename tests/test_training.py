@@ -7,6 +7,7 @@ import pytest
 import torch
 from data_util import exit_code
 from safetensors.torch import load_file
+from script_loader import load_script
 from training_util import MODEL, make_data, write_recipe
 from transformers import (
     AutoModelForMaskedLM,
@@ -104,6 +105,18 @@ def test_fill_mask_pipeline(finished):
     answers = fill_mask("the [MASK] of the house")
     assert len(answers) == 5
     assert all(0 < answer["score"] < 1 for answer in answers)
+
+
+def test_export(finished, tmp_path, capsys):
+    export = load_script("export_hf").main
+    arguments = ["--checkpoint", finished, "--output_dir", tmp_path / "model"]
+    assert exit_code(export, *arguments) == 0
+    found = load_file(tmp_path / "model/model.safetensors")
+    assert all(torch.equal(found[name], value) for name, value in weights(finished, 40).items())
+    assert exit_code(export, *arguments) == 2
+    assert "exists" in capsys.readouterr().err
+    assert exit_code(export, *arguments, "--overwrite") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"model"}
 
 
 def test_dry_run_writes_nothing(tmp_path, data, capsys):

@@ -1,0 +1,66 @@
+"""Installing: all is in the package, and Hugging Face's `kernels` works beside our folder."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("kernels", reason="needs Hugging Face's kernels package (extra dev)")
+CHECK = """
+import kernels, ds_bert, ds_bert_kernels.reference
+from ds_bert import unicode_tables
+from transformers.integrations import hub_kernels  # imports it where the version suits
+assert callable(kernels.get_kernel), "Hugging Face's package"
+unicode_tables.load()
+print(ds_bert.__file__)
+"""
+
+
+def python(*arguments, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=300, **options
+    )
+
+
+@pytest.mark.parametrize("folder", ["repository", "elsewhere"])
+def test_editable_install(root, tmp_path, folder):
+    result = python("-c", CHECK, cwd=root if folder == "repository" else tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == str(root / "ds_bert/__init__.py")
+
+
+def test_plain_install(root, tmp_path):
+    target = tmp_path / "site"
+    pip = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    result = python(*pip, "--target", str(target), str(root))
+    assert result.returncode == 0, result.stderr
+    environment = {**os.environ, "PYTHONPATH": str(target)}
+    result = python("-c", CHECK, cwd=tmp_path, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == str(target / "ds_bert/__init__.py")
+
+
+@pytest.mark.parametrize("command", ["ds_bert/train.py", "ds_bert/evaluate.py"])
+def test_help_comes_without_torch(root, command):
+    code = f"""
+import runpy, sys
+sys.argv = [{command!r}, "--help"]
+try:
+    runpy.run_path({command!r}, run_name="__main__")
+except SystemExit as leaving:
+    assert leaving.code == 0
+assert "deepspeed" not in sys.modules, "slow"
+assert not any(name.endswith("/ds_bert") for name in sys.path), "our files would shadow others"
+"""
+    result = python("-c", code, cwd=root)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["create_vocab", "preprocess", "inspect_data", "export_hf", "make_demo_corpus"]
+)
+def test_help_of_the_scripts(root, command):
+    result = python(str(root / f"scripts/{command}.py"), "--help")
+    assert result.returncode == 0, result.stderr
+    assert "usage:" in result.stdout
