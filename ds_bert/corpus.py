@@ -1,88 +1,22 @@
-"""Text input: finding the files and reading them in blocks of whole documents.
+"""Text in blocks of whole documents.
 
 A text file holds one sentence per line and a blank line after each document.
 """
 
-import glob
 import io
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, BinaryIO
 
-import xxhash
-
 from ds_bert.errors import DataError
+from ds_bert.inputs import Input
 
 BLOCK_BYTES = 4 * 2**20
 MAX_DOCUMENT_BYTES = 2**30  # a block holds whole documents, and a block is kept in memory
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
-def find_inputs(patterns: Sequence[str]) -> list[Path]:
-    """Files of a list of names and globs.
-
-    Args:
-        patterns: names or globs (with ** for any depth), each also a comma list of them.
-
-    Returns:
-        The files in the order given, those of one glob sorted, none twice.
-
-    Raises:
-        DataError: a file is absent or a folder, or a glob matches no file.
-    """
-    found: dict[Path, Path] = {}
-    for pattern in ",".join(patterns).split(","):
-        if pattern.strip():
-            for path in _matches(pattern.strip()):
-                found.setdefault(path.resolve(), path)
-    if not found:
-        raise DataError("no input: name text files with --input_file")
-    return list(found.values())
-
-
-def _matches(pattern: str) -> list[Path]:
-    path = Path(pattern)
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; name its files, for example '{path}/*.txt'")
-    if path.exists():
-        return [path]
-    if not glob.has_magic(pattern):
-        raise DataError(f"input file {path} does not exist; name text files with --input_file")
-    matches = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
-    files = [match for match in matches if not match.is_dir()]
-    if not files:
-        raise DataError(f"no file matches '{pattern}'; name text files with --input_file")
-    return files
-
-
-def describe_inputs(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Name (without the folders of an absolute path), size and xxh3 hash of each file."""
-    records = []
-    for path in paths:
-        digest, num_bytes = xxhash.xxh3_128(), 0
-        with open_input(path) as file:
-            while piece := file.read(BLOCK_BYTES):
-                digest.update(piece)
-                num_bytes += len(piece)
-        name = path.name if path.is_absolute() else path.as_posix()
-        records.append({"name": name, "bytes": num_bytes, "xxh3_128": digest.hexdigest()})
-    return records
-
-
-def open_input(path: Path) -> BinaryIO:
-    """Open one input file for reading bytes.
-
-    Raises:
-        DataError: the file cannot be opened.
-    """
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-
-
 def read_blocks(
-    paths: Sequence[Path], *, join_files: bool, block_bytes: int = BLOCK_BYTES
+    inputs: Sequence[Input], *, join_files: bool, block_bytes: int = BLOCK_BYTES
 ) -> Iterator[bytes]:
     """The text of all files in blocks that end where a document ends.
 
@@ -91,7 +25,7 @@ def read_blocks(
     of them does not depend on `block_bytes`.
 
     Args:
-        paths: the files, in order.
+        inputs: the files, in order.
         join_files: let the last document of a file go on in the next file, as Google's reader does;
             otherwise the end of a file ends a document.
         block_bytes: least size of a block (the last one may be smaller).
@@ -99,7 +33,7 @@ def read_blocks(
     Raises:
         DataError: a file cannot be read, or a document is longer than 1 GiB.
     """
-    with io.BufferedReader(_JoinedFiles(paths, join_files), 1 << 20) as text:
+    with io.BufferedReader(_JoinedFiles(inputs, join_files), 1 << 20) as text:
         while block := _read_block(text, block_bytes):
             yield block
 
@@ -123,8 +57,8 @@ def _read_block(text: BinaryIO, block_bytes: int) -> bytes:
 class _JoinedFiles(io.RawIOBase):
     """Files one after the other, with line feeds between them where they must not run together."""
 
-    def __init__(self, paths: Sequence[Path], join_documents: bool) -> None:
-        self._rest = iter(paths)
+    def __init__(self, inputs: Sequence[Input], join_documents: bool) -> None:
+        self._rest = iter(inputs)
         self._join_documents = join_documents
         self._file: BinaryIO | None = None
         self._between = b""
@@ -162,8 +96,8 @@ class _JoinedFiles(io.RawIOBase):
     def _next_file(self) -> None:
         if self._file is not None:
             self._file.close()
-        path = next(self._rest, None)
-        self._file = None if path is None else open_input(path)
+        following = next(self._rest, None)
+        self._file = None if following is None else following.open()
 
     def close(self) -> None:
         if self._file is not None:
@@ -171,23 +105,23 @@ class _JoinedFiles(io.RawIOBase):
         super().close()
 
 
-def invalid_utf8(paths: Sequence[Path]) -> DataError:
+def invalid_utf8(inputs: Sequence[Input]) -> DataError:
     """The error for the first place that is not UTF-8; reads the files once more, line by line."""
-    for path in paths:
+    for source in inputs:
         offset = 0
-        with open_input(path) as file:
+        with source.open() as file:
             for number, line in enumerate(file, 1):
                 try:
                     line.decode("utf-8")
                 except UnicodeDecodeError as error:
-                    place = f"{path}, line {number}, byte {offset + error.start} of the file"
-                    return DataError(f"{place}: not UTF-8{_cure(path, line[error.start])}")
+                    place = f"{source}, line {number}, byte {offset + error.start} of the file"
+                    return DataError(f"{place}: not UTF-8{_cure(source, line[error.start])}")
                 offset += len(line)
     return DataError("the input changed while it was read, and was not UTF-8 at first; try again")
 
 
-def _cure(path: Path, byte: int) -> str:
-    with open_input(path) as file:
+def _cure(source: Input, byte: int) -> str:
+    with source.open() as file:
         if file.read(2) in _UTF16_MARKS:
-            return f" but UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {path}"
+            return f" but UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {source}"
     return f" (0x{byte:02x}); convert the file, or leave such bytes out with --errors ignore"

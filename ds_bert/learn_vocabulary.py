@@ -10,14 +10,14 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
 
 from ds_bert.basic_tokenizer import BasicTokenizer
-from ds_bert.corpus import BLOCK_BYTES, invalid_utf8, open_input
+from ds_bert.corpus import BLOCK_BYTES, invalid_utf8
 from ds_bert.errors import ConfigurationError, DataError
+from ds_bert.inputs import Input
 from ds_bert.vocabulary import CONTINUATION, SPECIAL_TOKENS, Vocabulary
 from ds_bert.wordpiece import MAX_WORD_CHARACTERS
 
@@ -47,12 +47,12 @@ class LearnedVocabulary(NamedTuple):
 
 
 def count_words(
-    paths: Sequence[Path], do_lower_case: bool, ignore_invalid: bool = False
+    inputs: Sequence[Input], do_lower_case: bool, ignore_invalid: bool = False
 ) -> Counter[str]:
     """How often each word occurs in text files.
 
     Args:
-        paths: UTF-8 text.
+        inputs: UTF-8 text.
         do_lower_case: lower-case the text and strip its accents first.
         ignore_invalid: leave bytes out that are not UTF-8, instead of refusing the file.
 
@@ -61,28 +61,28 @@ def count_words(
     """
     tokenizer = BasicTokenizer(do_lower_case)
     counts: Counter[bytes] = Counter()
-    num_bytes = sum(path.stat().st_size for path in paths)
+    num_bytes = sum(source.num_bytes for source in inputs)
     # disable=None: a bar on a terminal, nothing in a log file.
     bar = tqdm(total=num_bytes, unit="B", unit_scale=True, desc="counting words", disable=None)
     with bar:
-        for path, block in _line_blocks(paths):
+        for source, block in _line_blocks(inputs):
             lines = tokenizer.split(block)
             if lines.num_invalid_bytes and not ignore_invalid:
-                raise invalid_utf8([path])
+                raise invalid_utf8([source])
             counts.update(lines.text.tobytes().split())
             bar.update(len(block))
     if not counts:
-        names = ", ".join(map(str, paths)) or "the input (no file)"
+        names = ", ".join(map(str, inputs)) or "the input (no file)"
         raise DataError(f"no words in {names}; expected text, one sentence per line")
     return Counter({word.decode(): count for word, count in counts.items()})
 
 
-def _line_blocks(paths: Sequence[Path]) -> Iterator[tuple[Path, bytes]]:
-    """Blocks of whole lines, each with the file it is from."""
-    for path in paths:
-        with open_input(path) as file:
+def _line_blocks(inputs: Sequence[Input]) -> Iterator[tuple[Input, bytes]]:
+    """Blocks of whole lines, each with the input it is from."""
+    for source in inputs:
+        with source.open() as file:
             while block := file.read(BLOCK_BYTES) + file.readline():
-                yield path, block
+                yield source, block
 
 
 def learn_vocabulary(

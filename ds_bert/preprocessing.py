@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ds_bert import corpus, unicode_tables
 from ds_bert.errors import ConfigurationError, DataError
+from ds_bert.inputs import Input, find_inputs
 from ds_bert.instance_writer import write_instances
 from ds_bert.output_folder import OutputFolder
 from ds_bert.parallel import ordered_map, progress_bar
@@ -63,16 +64,16 @@ def preprocess(options: PreprocessOptions) -> Result:
         ConfigurationError: an output folder is in use, not writable, or holds something else.
         DataError: input or vocabulary is unusable.
     """
-    paths = corpus.find_inputs(options.input_file)
+    inputs = find_inputs(options.input_file)
     vocabulary = Vocabulary.read(options.vocab_file)
-    facts = _facts(options, paths, vocabulary)
+    facts = _facts(options, inputs, vocabulary)
     fingerprints = {part: options.fingerprint(part, facts) for part in options.folders}
     found = _existing(options, fingerprints)
     if found is not None:
         return Result(found, False, vocabulary)
     _check_disk(options, sum(record["bytes"] for record in facts["inputs"]))
     try:
-        _make(options, paths, vocabulary, facts, fingerprints)
+        _make(options, inputs, vocabulary, facts, fingerprints)
     except OSError as error:
         raise ConfigurationError(
             f"cannot write {options.output_dir}: {error.strerror or error}; no half data set was "
@@ -82,14 +83,16 @@ def preprocess(options: PreprocessOptions) -> Result:
     return Result(made, True, vocabulary)
 
 
-def _facts(options: PreprocessOptions, paths: list[Path], vocabulary: Vocabulary) -> dict[str, Any]:
+def _facts(
+    options: PreprocessOptions, inputs: list[Input], vocabulary: Vocabulary
+) -> dict[str, Any]:
     tables = unicode_tables.load()
     return {
         "mode": options.mode,
         "do_lower_case": options.do_lower_case,
         "vocabulary": {"sha256": vocabulary.sha256, "size": vocabulary.size},
         "unicode": {"version": tables.version, "sha256": tables.sha256},
-        "inputs": corpus.describe_inputs(paths),
+        "inputs": [source.describe() for source in inputs],
     }
 
 
@@ -133,7 +136,7 @@ def _check_disk(options: PreprocessOptions, input_bytes: int) -> None:
 
 def _make(
     options: PreprocessOptions,
-    paths: list[Path],
+    inputs: list[Input],
     vocabulary: Vocabulary,
     facts: dict[str, Any],
     fingerprints: dict[str, str],
@@ -143,14 +146,14 @@ def _make(
             part: stack.enter_context(OutputFolder(folder))
             for part, folder in options.folders.items()
         }
-        _write(options, paths, vocabulary, facts, fingerprints, outputs)
+        _write(options, inputs, vocabulary, facts, fingerprints, outputs)
         for part in reversed(outputs):  # training data last: where they are, the others are too
             outputs[part].publish()
 
 
 def _write(
     options: PreprocessOptions,
-    paths: list[Path],
+    inputs: list[Input],
     vocabulary: Vocabulary,
     facts: dict[str, Any],
     fingerprints: dict[str, str],
@@ -158,7 +161,7 @@ def _write(
 ) -> None:
     tokenizer = WordPieceTokenizer(vocabulary, options.do_lower_case)
     statistics = {"words": 0, "unknown_words": 0, "invalid_bytes": 0}
-    runs = _tokenized(options, paths, tokenizer, statistics)
+    runs = _tokenized(options, inputs, tokenizer, statistics)
     stores = {part: StoreWriter(output.folder, vocabulary) for part, output in outputs.items()}
     if VALIDATION not in stores:
         documents = {TRAIN: stores[TRAIN].write_documents(runs)}
@@ -183,21 +186,21 @@ def _write(
 
 def _tokenized(
     options: PreprocessOptions,
-    paths: list[Path],
+    inputs: list[Input],
     tokenizer: WordPieceTokenizer,
     statistics: dict[str, int],
 ) -> Iterator[DocumentRun]:
     """The documents of the input; adds up `statistics` on the way."""
     blocks = corpus.read_blocks(
-        paths, join_files=options.mode == "exact", block_bytes=options.block_bytes
+        inputs, join_files=options.mode == "exact", block_bytes=options.block_bytes
     )
-    num_bytes = sum(path.stat().st_size for path in paths)
+    num_bytes = sum(source.num_bytes for source in inputs)
     with progress_bar("tokens", num_bytes, "B") as bar:
         for text, num_bytes in ordered_map(
             lambda block: (tokenizer.encode(block), len(block)), blocks, options.num_workers
         ):
             if text.num_invalid_bytes and options.errors == "strict":
-                raise corpus.invalid_utf8(paths)
+                raise corpus.invalid_utf8(inputs)
             statistics["words"] += text.num_words
             statistics["unknown_words"] += text.num_unknown
             statistics["invalid_bytes"] += text.num_invalid_bytes

@@ -20,7 +20,7 @@ try:
 except ModuleNotFoundError:
     sys.exit("ds_bert is not installed: run `pip install -e .` in the repository's folder")
 
-from ds_bert.corpus import find_inputs
+from ds_bert.inputs import find_inputs
 from ds_bert.learn_vocabulary import MIN_FREQUENCY, count_words, learn_vocabulary
 from ds_bert.model_vocabulary import read_model_vocabulary
 from ds_bert.vocabulary import Vocabulary
@@ -81,8 +81,8 @@ def learn(options: argparse.Namespace) -> Vocabulary:
     """Learn from the input files and say how the vocabulary fits them."""
     # A glob such as data/*.txt also finds the vocabulary of an earlier run.
     output = options.vocab_file.resolve()
-    paths = [path for path in find_inputs(options.input_file) if path.resolve() != output]
-    counts = count_words(paths, options.do_lower_case, options.errors == "ignore")
+    inputs = [item for item in find_inputs(options.input_file) if item.path.resolve() != output]
+    counts = count_words(inputs, options.do_lower_case, options.errors == "ignore")
     learned = learn_vocabulary(
         counts, options.vocab_size, options.min_frequency, options.max_alphabet
     )

@@ -12,7 +12,7 @@ from conftest import ROOT
 FLOORS = {
     0: "errors config engine_config vocabulary unicode_tables basic_tokenizer piece_trie wordpiece "
     "learn_vocabulary npy_file store instance_options random_streams random_source "
-    "mersenne_twister distributed manifest corpus parallel output_folder "
+    "mersenne_twister distributed manifest inputs corpus parallel output_folder "
     "model_vocabulary",
     1: "instances google_instances sentence_pairs masking collate model pretrained optimizer lamb "
     "flat_partition schedules",

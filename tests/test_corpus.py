@@ -4,6 +4,7 @@ import pytest
 
 from ds_bert import corpus
 from ds_bert.errors import DataError
+from ds_bert.inputs import Input, find_inputs
 
 TEXTS = [b"a\nb\n\nc\n", b"d", b"", b"\n\ne\r\n\r\nf\n \t\ng\n\n\n", b"h\n\n"]
 
@@ -13,7 +14,7 @@ def paths(tmp_path):
     paths = [tmp_path / f"{number}.txt" for number in range(len(TEXTS))]
     for path, text in zip(paths, TEXTS, strict=True):
         path.write_bytes(text)
-    return paths
+    return [Input(path) for path in paths]
 
 
 def read(paths, join_files, block_bytes):
@@ -59,16 +60,16 @@ def test_document_without_end_is_refused_before_it_fills_the_memory(tmp_path, mo
 def test_file_without_permission_or_gone(tmp_path):
     path = tmp_path / "gone.txt"
     path.write_text("a")
-    found = corpus.find_inputs([str(path)])
+    found = find_inputs([str(path)])
     path.unlink()
     with pytest.raises(DataError, match=r"cannot read .*gone\.txt"):
-        corpus.describe_inputs(found)
+        found[0].describe()
 
 
 def test_name_with_glob_characters(tmp_path):
     path = tmp_path / "a[1].txt"
     path.write_text("a")
-    assert corpus.find_inputs([str(path)]) == [path]
+    assert find_inputs([str(path)]) == [Input(path)]
 
 
 def test_names_leave_out_absolute_folders(tmp_path, monkeypatch):
@@ -77,7 +78,7 @@ def test_names_leave_out_absolute_folders(tmp_path, monkeypatch):
     path.write_text("a")
     monkeypatch.chdir(tmp_path)
     names = [
-        corpus.describe_inputs(corpus.find_inputs([name]))[0]["name"]
+        find_inputs([name])[0].describe()["name"]
         for name in (str(path), "texts/a.txt", "./texts/*.txt")
     ]
     assert names == ["a.txt", "texts/a.txt", "texts/a.txt"]

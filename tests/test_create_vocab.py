@@ -11,6 +11,7 @@ import pytest
 from script_loader import load_script
 
 from ds_bert.errors import ConfigurationError, DataError
+from ds_bert.inputs import Input
 from ds_bert.learn_vocabulary import count_words, learn_vocabulary
 from ds_bert.model_vocabulary import read_model_vocabulary
 from ds_bert.vocabulary import SPECIAL_TOKENS, Vocabulary
@@ -85,7 +86,7 @@ def test_ties_go_to_the_first_pair_in_code_point_order():
 def test_every_word_of_the_text_can_be_encoded(golden):
     paths = sorted((golden / "inputs").glob("*.txt"))
     for do_lower_case in (True, False):
-        counts = count_words(paths, do_lower_case)
+        counts = count_words([Input(path) for path in paths], do_lower_case)
         learned = learn_vocabulary(counts, 1500)
         assert (learned.num_unknown, learned.num_dropped_characters) == (0, 0)
         tokenizer = WordPieceTokenizer(learned.vocabulary, do_lower_case)

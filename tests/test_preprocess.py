@@ -18,7 +18,6 @@ from data_util import (
 from reference_tokenizer import read_documents, tokenize
 from script_loader import load_script
 
-from ds_bert import corpus
 from ds_bert.store import TokenStore
 from ds_bert.verification import verify
 from ds_bert.vocabulary import Vocabulary
@@ -120,10 +119,10 @@ def test_line_ends_and_marks_do_not_matter(tmp_path, text_file, vocab_file):
 def test_globs_and_lists(tmp_path, vocab_file):
     for name in ("b.txt", "a.txt", "c.text"):
         (tmp_path / name).write_text("one\n\ntwo\n")
-    found = corpus.find_inputs(
+    found = find_inputs(
         [f"{tmp_path}/c.text,{tmp_path}/*.txt", f"{tmp_path}/a.txt", f"{tmp_path}/./b.txt"]
     )
-    assert [path.name for path in found] == ["c.text", "a.txt", "b.txt"]
+    assert [item.path.name for item in found] == ["c.text", "a.txt", "b.txt"]
 
 
 def test_split_is_by_document_and_complete(preprocess, tmp_path, text_file, vocab_file):
