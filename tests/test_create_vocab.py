@@ -61,7 +61,7 @@ def slow_merges(word_counts: dict[str, int], count: int, min_frequency: int) -> 
 @pytest.mark.parametrize("min_frequency", [1, 3])
 def test_merges_equal_those_of_the_definition(golden, min_frequency):
     names = ("en_a.txt", "de.txt")
-    counts = count_words([golden / "inputs" / name for name in names], True)
+    counts = count_words([Input(golden / "inputs" / name) for name in names], True)
     counts["aaaaaaa"] = counts["aaaa"] = 9  # pairs that overlap themselves
     learned = learn_vocabulary(counts, 700, min_frequency)
     num_singles = sum(len(t.removeprefix("##")) == 1 for t in learned.vocabulary.tokens)
@@ -114,10 +114,10 @@ def test_the_usual_alphabet_grows_until_it_covers_the_text():
 def test_words_agree_with_the_tokenizer(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("Élan ÉLAN, 中文 ΣΑΣ\r\n\u200b\n[MASK]", encoding="utf-8")
-    assert count_words([path], True) == Counter(
+    assert count_words([Input(path)], True) == Counter(
         ["elan", "elan", ",", "中", "文", "σας", "[", "mask", "]"]
     )
-    assert count_words([path], False) == Counter(
+    assert count_words([Input(path)], False) == Counter(
         ["Élan", "ÉLAN", ",", "中", "文", "ΣΑΣ", "[", "MASK", "]"]
     )
 
@@ -126,8 +126,8 @@ def test_files_longer_than_a_block_are_counted_whole(tmp_path, monkeypatch):
     monkeypatch.setattr("ds_bert.learn_vocabulary.BLOCK_BYTES", 64)
     path = tmp_path / "text.txt"
     path.write_text("some words of a line that is longer than one block, and more\n" * 50)
-    assert count_words([path], True)["block"] == 50
-    assert count_words([path], True).total() == 50 * 14
+    assert count_words([Input(path)], True)["block"] == 50
+    assert count_words([Input(path)], True).total() == 50 * 14
 
 
 def test_a_small_vocab_size_names_the_number_needed():

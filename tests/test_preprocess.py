@@ -18,6 +18,7 @@ from data_util import (
 from reference_tokenizer import read_documents, tokenize
 from script_loader import load_script
 
+from ds_bert.inputs import find_inputs
 from ds_bert.store import TokenStore
 from ds_bert.verification import verify
 from ds_bert.vocabulary import Vocabulary
