@@ -50,11 +50,11 @@ def test_document_without_end_is_refused_before_it_fills_the_memory(tmp_path, mo
     path = tmp_path / "long.txt"
     for text in (b"x" * 999 + b"\n\n" + b"y", b"x\n" * 400 + b"\n" + b"y\n" * 400):
         path.write_bytes(text)
-        assert len(read([path], True, 10)) == 2
+        assert len(read([Input(path)], True, 10)) == 2
     for text in (b"x" * 5000, b"x\n" * 2000):
         path.write_bytes(text)
         with pytest.raises(DataError, match="without a blank line"):
-            read([path], True, 10)
+            read([Input(path)], True, 10)
 
 
 def test_file_without_permission_or_gone(tmp_path):
