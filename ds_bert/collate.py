@@ -9,39 +9,26 @@ from numpy.typing import NDArray
 from ds_bert.instance_options import NUM_SPECIAL_TOKENS
 from ds_bert.masking import choose_masks, masking_rules, num_predictions
 from ds_bert.random_streams import MASKS, fold_seed, start_stream
-from ds_bert.store import InstanceTable
-
-
-class Masks(NamedTuple):
-    """Masked tokens of B sequences, one sequence after the other.
-
-    Attributes:
-        counts: int64 [B], masked tokens of each sequence.
-        positions: uint16 [M], ascending positions in [CLS] A [SEP] B [SEP].
-        replacements: [M], the id that the model sees there.
-    """
-
-    counts: NDArray[np.int64]
-    positions: NDArray[np.uint16]
-    replacements: NDArray
+from ds_bert.sequences import lay_out
+from ds_bert.store import InstanceTable, StoredMasks
 
 
 class BatchArrays(NamedTuple):
     """B sequences with T tokens in all, one after the other, without padding.
 
     Attributes:
-        input_ids: int64 [T], with masks.
-        token_type_ids: int64 [T], 0 in [CLS] A [SEP], 1 in B [SEP].
-        position_ids: int64 [T], from 0 in each sequence.
+        input_ids: int32 [T], with masks.
+        token_type_ids: int32 [T], 0 in [CLS] A [SEP], 1 in B [SEP].
+        position_ids: int32 [T], from 0 in each sequence.
         cu_seqlens: int32 [B + 1], the first token of each sequence, and T.
         masked_lm_positions: int64 [M], ascending indices into the T tokens.
         masked_lm_labels: int64 [M], the tokens of the text there.
         next_sentence_labels: int64 [B], 0 when B follows A, 1 when it was drawn at random.
     """
 
-    input_ids: NDArray[np.int64]
-    token_type_ids: NDArray[np.int64]
-    position_ids: NDArray[np.int64]
+    input_ids: NDArray[np.int32]
+    token_type_ids: NDArray[np.int32]
+    position_ids: NDArray[np.int32]
     cu_seqlens: NDArray[np.int32]
     masked_lm_positions: NDArray[np.int64]
     masked_lm_labels: NDArray[np.int64]
@@ -60,23 +47,16 @@ def collate(
         seed: any integer.
     """
     rows = table.rows[indices]
-    masks = _masks(table, rows, indices, epochs, seed)
-    lengths = _num_tokens(rows) + NUM_SPECIAL_TOKENS
     cu_seqlens = np.zeros(len(rows) + 1, np.int32)
-    np.cumsum(lengths, out=cu_seqlens[1:])
-    input_ids, token_type_ids, position_ids = np.empty((3, cu_seqlens[-1]), np.int64)
+    np.cumsum(_num_tokens(rows) + NUM_SPECIAL_TOKENS, out=cu_seqlens[1:])
+    input_ids, token_type_ids, position_ids = np.empty((3, cu_seqlens[-1]), np.int32)
     vocabulary = table.store.vocabulary
-    _gather(
-        table.store.tokens,
-        rows,
-        (vocabulary.cls_id, vocabulary.sep_id),
-        input_ids,
-        token_type_ids,
-        position_ids,
-    )
-    positions = np.repeat(cu_seqlens[:-1].astype(np.int64), masks.counts) + masks.positions
-    labels = input_ids[positions]
-    input_ids[positions] = masks.replacements
+    special_ids = (vocabulary.cls_id, vocabulary.sep_id)
+    _gather(table.store.tokens, rows, special_ids, input_ids, token_type_ids, position_ids)
+    if table.masks is None:
+        positions, labels = _mask(table, rows, indices, epochs, seed, cu_seqlens, input_ids)
+    else:
+        positions, labels = _apply_stored_masks(table.masks, indices, cu_seqlens, input_ids)
     return BatchArrays(
         input_ids,
         token_type_ids,
@@ -98,11 +78,12 @@ def count_masked_tokens(
     options, stored = table.options, table.masks
     if stored is not None:
         return int((stored.offsets[indices + 1] - stored.offsets[indices]).sum())
-    rows = table.rows[indices]
     if options.do_whole_word_mask:
-        return int(_masks(table, rows, indices, epochs, seed).counts.sum())
+        return len(collate(table, indices, epochs, seed).masked_lm_labels)
     return _count_single_tokens(
-        _num_tokens(rows), float(options.masked_lm_prob), options.max_predictions_per_seq
+        _num_tokens(table.rows[indices]),
+        float(options.masked_lm_prob),
+        options.max_predictions_per_seq,
     )
 
 
@@ -110,59 +91,72 @@ def _num_tokens(rows: NDArray) -> NDArray[np.int64]:
     return rows["a_length"].astype(np.int64) + rows["b_length"]
 
 
-def _masks(
+def _mask(
     table: InstanceTable,
     rows: NDArray,
     indices: NDArray[np.int64],
     epochs: NDArray[np.int64],
     seed: int,
-) -> Masks:
-    if table.masks is not None:
-        return _stored_masks(table.masks, indices)
+    cu_seqlens: NDArray[np.int32],
+    input_ids: NDArray[np.int32],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Choose masks and write them into `input_ids`; returns positions and labels."""
     options = table.options
-    capacity = len(rows) * options.max_predictions_per_seq
-    counts = np.empty(len(rows), np.int64)
-    positions = np.empty(capacity, np.uint16)
-    replacements = np.empty(capacity, np.int64)
+    positions, labels = np.empty((2, len(rows) * options.max_predictions_per_seq), np.int64)
     num_masks = _choose(
-        table.store.tokens,
         rows,
         indices,
         epochs,
         fold_seed(seed),
         masking_rules(options, table.store.vocabulary),
         np.empty((2, options.max_seq_length), np.int64),
-        Masks(counts, positions, replacements),
+        cu_seqlens,
+        input_ids,
+        positions,
+        labels,
     )
-    return Masks(counts, positions[:num_masks], replacements[:num_masks])
+    return positions[:num_masks], labels[:num_masks]
 
 
-def _stored_masks(stored, indices: NDArray[np.int64]) -> Masks:
+def _apply_stored_masks(
+    stored: StoredMasks,
+    indices: NDArray[np.int64],
+    cu_seqlens: NDArray[np.int32],
+    input_ids: NDArray[np.int32],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Write stored masks into `input_ids`; returns positions and labels."""
     starts = stored.offsets[indices].astype(np.int64)
     counts = stored.offsets[indices + 1].astype(np.int64) - starts
     # Item k of a sequence is item start + k of the file.
     before = np.cumsum(counts) - counts
     items = np.repeat(starts - before, counts) + np.arange(counts.sum())
-    return Masks(counts, stored.positions[items], stored.replacements[items])
+    positions = np.repeat(cu_seqlens[:-1].astype(np.int64), counts) + stored.positions[items]
+    labels = input_ids[positions].astype(np.int64)
+    input_ids[positions] = stored.replacements[items]
+    return positions, labels
 
 
 @njit(cache=True, nogil=True)
-def _choose(tokens, rows, indices, epochs, seed, rules, scratch, masks):
+def _choose(rows, indices, epochs, seed, rules, scratch, cu_seqlens, input_ids, positions, labels):
     stream = np.empty(2, np.uint64)
+    is_masked = np.empty(scratch.shape[1], np.uint8)
     num_masks = 0
     for number in range(len(rows)):
-        row = rows[number]
         start_stream(stream, seed, MASKS, epochs[number], indices[number])
-        masks.counts[number] = choose_masks(
+        first = cu_seqlens[number]
+        count = choose_masks(
             stream,
-            tokens[row.a_start : row.a_start + row.a_length],
-            tokens[row.b_start : row.b_start + row.b_length],
+            input_ids[first : cu_seqlens[number + 1]],
+            1 + np.int64(rows[number].a_length),
             rules,
             scratch,
-            masks.positions[num_masks:],
-            masks.replacements[num_masks:],
+            is_masked,
+            positions[num_masks:],
+            labels[num_masks:],
         )
-        num_masks += masks.counts[number]
+        for place in range(num_masks, num_masks + count):
+            positions[place] += first
+        num_masks += count
     return num_masks
 
 
@@ -176,24 +170,13 @@ def _count_single_tokens(num_tokens, masked_lm_prob, max_predictions_per_seq):
 
 @njit(cache=True, nogil=True)
 def _gather(tokens, rows, special_ids, input_ids, token_type_ids, position_ids):
-    cls_id, sep_id = special_ids
-    place = 0
-    for row in rows:
-        first = place
-        input_ids[place] = cls_id
-        place += 1
-        for token in tokens[row.a_start : row.a_start + row.a_length]:
-            input_ids[place] = token
-            place += 1
-        input_ids[place] = sep_id
-        place += 1
-        token_type_ids[first:place] = 0
-        segment_b = place
-        for token in tokens[row.b_start : row.b_start + row.b_length]:
-            input_ids[place] = token
-            place += 1
-        input_ids[place] = sep_id
-        place += 1
-        token_type_ids[segment_b:place] = 1
-        for position in range(place - first):
-            position_ids[first + position] = position
+    first = 0
+    for number in range(len(rows)):
+        length, separator = lay_out(tokens, rows[number], special_ids, input_ids[first:])
+        segments = token_type_ids[first : first + length]
+        segments[: separator + 1] = 0
+        segments[separator + 1 :] = 1
+        positions = position_ids[first : first + length]
+        for position in range(length):
+            positions[position] = position
+        first += length

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from ds_bert import mersenne_twister
 from ds_bert.instance_options import NUM_SPECIAL_TOKENS, InstanceOptions
-from ds_bert.masking import choose_masks, masking_rules
-from ds_bert.random_source import shuffle
+from ds_bert.masking import google_masks, masking_rules
+from ds_bert.mersenne_twister import shuffle
 from ds_bert.sentence_pairs import draw_target, first_sentence, next_pair
+from ds_bert.sequences import lay_out
 from ds_bert.store import INSTANCE_DTYPE, POSITION_DTYPE, Documents
 from ds_bert.vocabulary import Vocabulary
 
@@ -53,6 +54,7 @@ class GoogleInstances:
         """Seed the generator and shuffle the documents."""
         self._documents, self._options = documents, options
         self._rules = masking_rules(options, vocabulary)
+        self._special_ids = (vocabulary.cls_id, vocabulary.sep_id)
         self._token_dtype = vocabulary.token_dtype
         self.state = mersenne_twister.seeded(options.random_seed)
         self._order = np.arange(len(documents.token_offsets) - 1, dtype=np.int64)
@@ -91,6 +93,7 @@ class GoogleInstances:
             self._options.max_num_tokens,
             float(self._options.short_seq_prob),
             self._rules,
+            self._special_ids,
             chunk,
         )
         return place, InstanceChunk(
@@ -102,9 +105,12 @@ class GoogleInstances:
 
 
 @njit(cache=True, nogil=True)
-def _build(state, documents, order, place, max_num_tokens, short_seq_prob, rules, chunk):
+def _build(
+    state, documents, order, place, max_num_tokens, short_seq_prob, rules, special_ids, chunk
+):
     """Fill a chunk with whole documents, from the one at `place` on, while they surely fit."""
     scratch = np.empty((2, max_num_tokens + NUM_SPECIAL_TOKENS), np.int64)
+    sequence = np.empty(scratch.shape[1], np.int64)
     num_rows = num_masks = 0
     while place < len(order):
         document = order[place]
@@ -129,10 +135,11 @@ def _build(state, documents, order, place, max_num_tokens, short_seq_prob, rules
             row.a_length = a_length
             row.b_length = b_length
             row.is_random_next = is_random_next
-            count = choose_masks(
+            length, separator = lay_out(documents.tokens, row, special_ids, sequence)
+            count = google_masks(
                 state,
-                documents.tokens[a_start : a_start + a_length],
-                documents.tokens[b_start : b_start + b_length],
+                sequence[:length],
+                separator,
                 rules,
                 scratch,
                 chunk.positions[num_masks:],

@@ -1,4 +1,4 @@
-"""The choice of masked tokens, in compiled code, for either kind of random generator.
+"""The choice of masked tokens in compiled code: for batches, and as Google's script does it.
 
 Source: google-research/bert, create_pretraining_data.py (`create_masked_lm_predictions`).
 """
@@ -10,7 +10,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from ds_bert.instance_options import NUM_SPECIAL_TOKENS, InstanceOptions
-from ds_bert.random_source import randbelow, random, shuffle
+from ds_bert.mersenne_twister import randbelow, random, shuffle
+from ds_bert.random_streams import next_index, next_uniform
 from ds_bert.vocabulary import Vocabulary
 
 
@@ -50,27 +51,99 @@ def num_predictions(num_tokens, masked_lm_prob, max_predictions_per_seq):
 
 
 @njit(cache=True, nogil=True)
-def choose_masks(state, a_tokens, b_tokens, rules, scratch, positions, replacements):
-    """Choose the masked tokens of one pair.
+def choose_masks(stream, sequence, separator, rules, scratch, is_masked, positions, labels):
+    """Mask one sequence in place, with draws from a counter-based stream.
+
+    The distribution is that of Google's script, the draws are not.
 
     Args:
-        state: state of the random generator, see `ds_bert.random_source`.
-        a_tokens: tokens of segment A.
-        b_tokens: tokens of segment B.
+        stream: see `ds_bert.random_streams`.
+        sequence: integers [L], [CLS] A [SEP] B [SEP]; masks are written into it.
+        separator: position of the first [SEP].
         rules: from `masking_rules`.
-        scratch: int64 [2, sequence length or more], overwritten.
-        positions: written: ascending positions in [CLS] A [SEP] B [SEP].
-        replacements: written: the id that the model sees there.
+        scratch: int64 [2, L or more], overwritten.
+        is_masked: uint8 [L or more], overwritten.
+        positions: written: ascending positions of the masked tokens.
+        labels: written: the tokens that stood there.
+
+    Returns:
+        Number of masked tokens.
+    """
+    is_masked[: len(sequence)] = 0
+    num_tokens = len(sequence) - NUM_SPECIAL_TOKENS
+    wanted = num_predictions(num_tokens, rules.masked_lm_prob, rules.max_predictions_per_seq)
+    if rules.do_whole_word_mask:
+        words, ends = scratch
+        num_words = _split_words(sequence, separator, rules, words, ends)
+        _choose_words(stream, words[:num_words], ends, wanted, is_masked)
+    else:
+        _choose_tokens(stream, num_tokens, separator, wanted, is_masked)
+    count = 0
+    for position in range(len(sequence)):
+        if is_masked[position]:
+            positions[count] = position
+            labels[count] = sequence[position]
+            sequence[position] = _replacement(stream, sequence[position], rules)
+            count += 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _choose_tokens(stream, num_tokens, separator, wanted, is_masked):
+    """Draw different positions one by one; with few of them, drawing again is rare."""
+    while wanted > 0:
+        position = 1 + next_index(stream, num_tokens)
+        position += position >= separator
+        wanted -= 1 - is_masked[position]
+        is_masked[position] = 1
+
+
+@njit(cache=True, nogil=True)
+def _choose_words(stream, words, ends, wanted, is_masked):
+    """Take words in random order until there are enough, passing over one too long for the rest."""
+    for drawn in range(len(words)):
+        if wanted == 0:
+            break
+        other = drawn + next_index(stream, len(words) - drawn)
+        word = words[other]
+        words[other] = words[drawn]
+        if ends[word] - word <= wanted:
+            wanted -= ends[word] - word
+            is_masked[word : ends[word]] = 1
+
+
+@njit(cache=True, nogil=True)
+def _replacement(stream, token, rules):
+    """[MASK] in 80 %, the token itself in 10 %, any entry of the vocabulary in 10 %."""
+    draw = next_uniform(stream)
+    if draw < 0.8:
+        return rules.mask_id
+    if draw < 0.9:
+        return np.int64(token)
+    return rules.replacement_ids[next_index(stream, len(rules.replacement_ids))]
+
+
+@njit(cache=True, nogil=True)
+def google_masks(state, sequence, separator, rules, scratch, positions, replacements):
+    """Choose the masks of one sequence with the draws of Google's script, in its order.
+
+    Args:
+        state: state of the random generator, see `ds_bert.mersenne_twister`.
+        sequence: integers [L], [CLS] A [SEP] B [SEP]; stays as it is.
+        separator: position of the first [SEP].
+        rules: from `masking_rules`.
+        scratch: int64 [2, L or more], overwritten.
+        positions: written: ascending positions of the masked tokens.
+        replacements: written: the ids that the model sees there.
 
     Returns:
         Number of masked tokens.
     """
     words, ends = scratch
-    num_words = _split_words(a_tokens, b_tokens, rules, words, ends)
+    num_words = _split_words(sequence, separator, rules, words, ends)
     shuffle(state, words[:num_words])
-    num_tokens = len(a_tokens) + len(b_tokens)
+    num_tokens = len(sequence) - NUM_SPECIAL_TOKENS
     wanted = num_predictions(num_tokens, rules.masked_lm_prob, rules.max_predictions_per_seq)
-    separator = 1 + len(a_tokens)
     count = 0
     for word in words[:num_words]:
         if count >= wanted:
@@ -79,53 +152,43 @@ def choose_masks(state, a_tokens, b_tokens, rules, scratch, positions, replaceme
         if count + size > wanted:
             continue
         for position in range(word, ends[word]):
-            if position == separator:
-                continue
-            token = token_at(a_tokens, b_tokens, position)
-            _insert(positions, replacements, count, position, _replacement(state, token, rules))
-            count += 1
+            if position != separator:
+                replacement = _google_replacement(state, sequence[position], rules)
+                _insert(positions, replacements, count, position, replacement)
+                count += 1
     return count
 
 
 @njit(cache=True, nogil=True)
-def token_at(a_tokens, b_tokens, position):
-    """Token of the text at a position in [CLS] A [SEP] B [SEP]."""
-    if position <= len(a_tokens):
-        return np.int64(a_tokens[position - 1])
-    return np.int64(b_tokens[position - len(a_tokens) - 2])
+def _google_replacement(state, token, rules):
+    if random(state) < 0.8:
+        return rules.mask_id
+    if random(state) < 0.5:
+        return np.int64(token)
+    return rules.replacement_ids[randbelow(state, len(rules.replacement_ids))]
 
 
 @njit(cache=True, nogil=True)
-def _split_words(a_tokens, b_tokens, rules, words, ends):
+def _split_words(sequence, separator, rules, words, ends):
     """Positions of the words' first tokens; `ends[first]` is the position after the last one.
 
     Without whole word masking every token is a word.
     """
     num_words = 0
-    separator = 1 + len(a_tokens)
-    for position in range(1, separator + 1 + len(b_tokens)):
+    for position in range(1, len(sequence) - 1):
         if position == separator:
             continue
         goes_on = (
             rules.do_whole_word_mask
             and num_words > 0
             and (rules.words_cross_segments or position != separator + 1)
-            and rules.is_continuation[token_at(a_tokens, b_tokens, position)]
+            and rules.is_continuation[sequence[position]]
         )
         if not goes_on:
             words[num_words] = position
             num_words += 1
         ends[words[num_words - 1]] = position + 1
     return num_words
-
-
-@njit(cache=True, nogil=True)
-def _replacement(state, token, rules):
-    if random(state) < 0.8:
-        return rules.mask_id
-    if random(state) < 0.5:
-        return token
-    return rules.replacement_ids[randbelow(state, len(rules.replacement_ids))]
 
 
 @njit(cache=True, nogil=True)

@@ -114,3 +114,11 @@ def randbelow(state, bound):
 def randint(state, low, high):
     """`Random.randint(low, high)`, both ends included: int64."""
     return low + randbelow(state, high - low + 1)
+
+
+@njit(cache=True, nogil=True)
+def shuffle(state, items):
+    """`Random.shuffle(items)` of a one-dimensional array, in place."""
+    for last in range(len(items) - 1, 0, -1):
+        other = randbelow(state, last + 1)
+        items[last], items[other] = items[other], items[last]

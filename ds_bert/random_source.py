@@ -4,7 +4,7 @@ A uint32 array is the state of `ds_bert.mersenne_twister`, a uint64 array a stre
 `ds_bert.random_streams`. The choice is made when the caller is compiled.
 """
 
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 
 from ds_bert import mersenne_twister
@@ -33,11 +33,3 @@ def _randbelow(state, bound):
     if state.dtype == types.uint32:
         return lambda state, bound: mersenne_twister.randbelow(state, bound)
     return lambda state, bound: next_below(state, bound)
-
-
-@njit(cache=True, nogil=True)
-def shuffle(state, items):
-    """Shuffle a one-dimensional array in place, with the draws of Python's `Random.shuffle`."""
-    for last in range(len(items) - 1, 0, -1):
-        other = randbelow(state, last + 1)
-        items[last], items[other] = items[other], items[last]

@@ -69,6 +69,14 @@ def next_below(stream, bound):
     return np.int64(next_uniform(stream) * bound)
 
 
+@njit(cache=True, nogil=True)
+def next_index(stream, bound):
+    """As `next_below` without floats, for bounds far under 2**32: the bias is bound / 2**32."""
+    stream[1] += np.uint64(1)
+    high = mix(stream[0] + stream[1] * _STEP) >> np.uint64(32)
+    return np.int64((high * np.uint64(bound)) >> np.uint64(32))
+
+
 def fold_seed(seed: int) -> np.uint64:
     """An integer seed of any size as 64 bits (the seed modulo 2**64)."""
     return np.uint64(seed % 2**64)

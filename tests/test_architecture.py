@@ -14,17 +14,17 @@ FLOORS = {
     "learn_vocabulary npy_file store instance_options random_streams random_source "
     "mersenne_twister distributed manifest inputs corpus parallel output_folder "
     "model_vocabulary",
-    1: "instances google_instances sentence_pairs masking collate model pretrained optimizer lamb "
+    1: "instances google_instances sentence_pairs masking sequences collate model pretrained optimizer lamb "
     "flat_partition schedules",
     2: "batches metrics checkpoint export progress store_writer instance_writer "
-    "preprocess_options preprocess_report preprocessing plan evaluation",
+    "preprocess_options corpus_report corpus_page preprocess_report preprocessing plan evaluation",
     3: "trainer run model_evaluation inspection verification",
     4: "train evaluate",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 WITHOUT_TORCH = "config engine_config corpus wordpiece store masking collate instances "
 WITHOUT_TORCH += (
-    "google_instances preprocessing learn_vocabulary inspection verification preprocess_report"
+    "google_instances preprocessing learn_vocabulary inspection verification preprocess_report corpus_page"
 )
 
 

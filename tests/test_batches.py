@@ -70,7 +70,7 @@ def test_a_batch_holds_its_rows_and_its_masks(table):
         zip(batch.masked_lm_positions.tolist(), batch.masked_lm_labels.tolist(), strict=True)
     )
     restored = batch.input_ids.clone()
-    restored[batch.masked_lm_positions] = batch.masked_lm_labels
+    restored[batch.masked_lm_positions] = batch.masked_lm_labels.int()
     place = 0
     for index, length in enumerate(batch.sequence_lengths):
         ids, segments = expected_sequence(table, index)

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from ds_bert.instance_options import InstanceOptions
-from ds_bert.masking import MaskingRules, choose_masks, masking_rules, num_predictions
+from ds_bert.masking import (
+    MaskingRules,
+    choose_masks,
+    google_masks,
+    masking_rules,
+    num_predictions,
+)
+from ds_bert.mersenne_twister import seeded
 from ds_bert.random_streams import MASKS, start_stream
 from ds_bert.vocabulary import Vocabulary
 
@@ -40,13 +47,20 @@ def rules():
 
 
 def masks(rules, a_tokens, b_tokens, index=0):
+    """Positions of the masks of one pair and what the model sees there."""
     stream = np.empty(2, np.uint64)
     start_stream(stream, 7, MASKS, 0, index)
-    scratch = np.empty((2, 64), np.int64)
-    positions, replacements = np.empty(64, np.uint16), np.empty(64, np.int64)
-    a_tokens, b_tokens = (np.array(tokens, np.uint16) for tokens in (a_tokens, b_tokens))
-    count = choose_masks(stream, a_tokens, b_tokens, rules, scratch, positions, replacements)
-    return positions[:count].tolist(), replacements[:count].tolist()
+    sequence = np.array([2, *a_tokens, 3, *b_tokens, 3], np.int32)
+    text = sequence.copy()
+    positions, labels = np.empty((2, 64), np.int64)
+    scratch, is_masked = np.empty((2, 64), np.int64), np.empty(64, np.uint8)
+    separator = 1 + len(a_tokens)
+    count = choose_masks(stream, sequence, separator, rules, scratch, is_masked, positions, labels)
+    positions = positions[:count]
+    assert labels[:count].tolist() == text[positions].tolist()
+    untouched = np.delete(np.arange(len(text)), positions)
+    assert np.array_equal(sequence[untouched], text[untouched])
+    return positions.tolist(), sequence[positions].tolist()
 
 
 @pytest.mark.parametrize(
@@ -113,12 +127,16 @@ def test_whole_words_are_masked_as_a_whole_or_not_at_all(rules):
 @pytest.mark.parametrize("mode", ["fast", "exact"])
 def test_a_piece_at_the_start_of_b(rules, mode):
     """It starts a word in fast mode and goes on with A's last word in exact mode."""
+    some = rules(do_whole_word_mask=True, masked_lm_prob=0.4, mode=mode)
+    sequence = np.array([2, WORD, WORD, 3, PIECE, WORD, 3], np.int32)
     together = apart = 0
     for index in range(200):
-        positions, _ = masks(
-            rules(do_whole_word_mask=True, masked_lm_prob=0.4, mode=mode),
-            [WORD, WORD], [PIECE, WORD], index
-        )  # fmt: skip
+        if mode == "fast":
+            positions, _ = masks(some, [WORD, WORD], [PIECE, WORD], index)
+        else:
+            found, replacements, scratch = np.empty(8, int), np.empty(8, int), np.empty((2, 8), int)
+            count = google_masks(seeded(index), sequence, 3, some, scratch, found, replacements)
+            positions = found[:count].tolist()
         together += {2, 4} <= set(positions)
         apart += len({2, 4} & set(positions)) == 1
     assert (apart == 0 and together > 0) if mode == "exact" else apart > 0

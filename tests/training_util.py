@@ -54,7 +54,7 @@ def write_recipe(folder: Path, data: Path, *, section=None, **engine) -> Path:
 
 def padded(batch):
     """The batch as stock transformers takes it."""
-    labels = torch.full_like(batch.input_ids, -100)
+    labels = torch.full_like(batch.input_ids, -100, dtype=torch.int64)
     labels[batch.masked_lm_positions] = batch.masked_lm_labels
     parts = [batch.input_ids, batch.token_type_ids, torch.ones_like(labels), labels]
     names = ["input_ids", "token_type_ids", "attention_mask", "labels"]
