@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from ds_bert import mersenne_twister
-from ds_bert.random_source import shuffle
 
 SEEDS = [0, 1, 12345, -12345, 2**32 - 1, 2**32, 2**40, 2**200 + 17]
 
@@ -33,7 +32,7 @@ def test_large_bounds(bound):
 def test_shuffle(length):
     state, python = mersenne_twister.seeded(9), random.Random(9)
     items, expected = np.arange(length), list(range(length))
-    shuffle(state, items)
+    mersenne_twister.shuffle(state, items)
     python.shuffle(expected)
     assert items.tolist() == expected
     assert mersenne_twister.random(state) == python.random()
