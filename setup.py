@@ -36,6 +36,17 @@ setup(
     ],
     extras_require={
         "gpu": ["triton"],
-        "dev": ["pytest", "ruff", "mypy", "kernels", "setuptools>=77", "triton"],
+        "zstd": ["zstandard>=0.22"],
+        "split": ["sentencex>=1.0.20"],
+        "dev": [
+            "pytest",
+            "ruff",
+            "mypy",
+            "kernels",
+            "setuptools>=77",
+            "triton",
+            "zstandard>=0.22",
+            "sentencex>=1.0.20",
+        ],
     },
 )

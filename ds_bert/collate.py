@@ -46,16 +46,31 @@ def collate(
         epochs: int64 [B], choose the masks together with seed and row, unless they are stored.
         seed: any integer.
     """
-    rows = table.rows[indices]
+    rows = table.rows.take(indices)  # five times as fast as rows[indices]
     cu_seqlens = np.zeros(len(rows) + 1, np.int32)
     np.cumsum(_num_tokens(rows) + NUM_SPECIAL_TOKENS, out=cu_seqlens[1:])
     input_ids, token_type_ids, position_ids = np.empty((3, cu_seqlens[-1]), np.int32)
     vocabulary = table.store.vocabulary
     special_ids = (vocabulary.cls_id, vocabulary.sep_id)
-    _gather(table.store.tokens, rows, special_ids, input_ids, token_type_ids, position_ids)
+    arrays = (input_ids, token_type_ids, position_ids)
     if table.masks is None:
-        positions, labels = _mask(table, rows, indices, epochs, seed, cu_seqlens, input_ids)
+        positions, labels = np.empty((2, len(rows) * table.max_predictions_per_seq), np.int64)
+        num_masks = _gather_and_mask(
+            table.store.tokens,
+            rows,
+            special_ids,
+            arrays,
+            indices,
+            epochs,
+            fold_seed(seed),
+            masking_rules(table.options, vocabulary),
+            table.max_seq_length,
+            positions,
+            labels,
+        )
+        positions, labels = positions[:num_masks], labels[:num_masks]
     else:
+        _gather(table.store.tokens, rows, special_ids, arrays)
         positions, labels = _apply_stored_masks(table.masks, indices, cu_seqlens, input_ids)
     return BatchArrays(
         input_ids,
@@ -81,7 +96,7 @@ def count_masked_tokens(
     if options.do_whole_word_mask:
         return len(collate(table, indices, epochs, seed).masked_lm_labels)
     return _count_single_tokens(
-        _num_tokens(table.rows[indices]),
+        _num_tokens(table.rows.take(indices)),
         float(options.masked_lm_prob),
         options.max_predictions_per_seq,
     )
@@ -89,33 +104,6 @@ def count_masked_tokens(
 
 def _num_tokens(rows: NDArray) -> NDArray[np.int64]:
     return rows["a_length"].astype(np.int64) + rows["b_length"]
-
-
-def _mask(
-    table: InstanceTable,
-    rows: NDArray,
-    indices: NDArray[np.int64],
-    epochs: NDArray[np.int64],
-    seed: int,
-    cu_seqlens: NDArray[np.int32],
-    input_ids: NDArray[np.int32],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Choose masks and write them into `input_ids`; returns positions and labels."""
-    options = table.options
-    positions, labels = np.empty((2, len(rows) * options.max_predictions_per_seq), np.int64)
-    num_masks = _choose(
-        rows,
-        indices,
-        epochs,
-        fold_seed(seed),
-        masking_rules(options, table.store.vocabulary),
-        np.empty((2, options.max_seq_length), np.int64),
-        cu_seqlens,
-        input_ids,
-        positions,
-        labels,
-    )
-    return positions[:num_masks], labels[:num_masks]
 
 
 def _apply_stored_masks(
@@ -137,17 +125,20 @@ def _apply_stored_masks(
 
 
 @njit(cache=True, nogil=True)
-def _choose(rows, indices, epochs, seed, rules, scratch, cu_seqlens, input_ids, positions, labels):
+def _gather_and_mask(
+    tokens, rows, special_ids, arrays, indices, epochs, seed, rules, room, positions, labels
+):
+    """Fill the arrays of a batch, sequence by sequence; returns the number of masked tokens."""
+    scratch, is_masked = np.empty((2, room), np.int64), np.empty(room, np.uint8)
     stream = np.empty(2, np.uint64)
-    is_masked = np.empty(scratch.shape[1], np.uint8)
-    num_masks = 0
+    first = num_masks = 0
     for number in range(len(rows)):
+        length, separator = _gather_sequence(tokens, rows[number], special_ids, arrays, first)
         start_stream(stream, seed, MASKS, epochs[number], indices[number])
-        first = cu_seqlens[number]
         count = choose_masks(
             stream,
-            input_ids[first : cu_seqlens[number + 1]],
-            1 + np.int64(rows[number].a_length),
+            arrays[0][first : first + length],
+            separator,
             rules,
             scratch,
             is_masked,
@@ -157,6 +148,7 @@ def _choose(rows, indices, epochs, seed, rules, scratch, cu_seqlens, input_ids, 
         for place in range(num_masks, num_masks + count):
             positions[place] += first
         num_masks += count
+        first += length
     return num_masks
 
 
@@ -169,14 +161,21 @@ def _count_single_tokens(num_tokens, masked_lm_prob, max_predictions_per_seq):
 
 
 @njit(cache=True, nogil=True)
-def _gather(tokens, rows, special_ids, input_ids, token_type_ids, position_ids):
+def _gather(tokens, rows, special_ids, arrays):
     first = 0
     for number in range(len(rows)):
-        length, separator = lay_out(tokens, rows[number], special_ids, input_ids[first:])
-        segments = token_type_ids[first : first + length]
-        segments[: separator + 1] = 0
-        segments[separator + 1 :] = 1
-        positions = position_ids[first : first + length]
-        for position in range(length):
-            positions[position] = position
-        first += length
+        first += _gather_sequence(tokens, rows[number], special_ids, arrays, first)[0]
+
+
+@njit(cache=True, nogil=True)
+def _gather_sequence(tokens, row, special_ids, arrays, first):
+    """Write one sequence at `first`; returns its length and the first [SEP]'s position in it."""
+    input_ids, token_type_ids, position_ids = arrays
+    length, separator = lay_out(tokens, row, special_ids, input_ids[first:])
+    segments = token_type_ids[first : first + length]
+    segments[: separator + 1] = 0
+    segments[separator + 1 :] = 1
+    positions = position_ids[first : first + length]
+    for position in range(length):
+        positions[position] = position
+    return length, separator

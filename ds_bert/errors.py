@@ -48,12 +48,17 @@ def exit_with(main: Callable[[], int | None]) -> NoReturn:
     DS_BERT_DEBUG=1 in the environment shows the traceback as well.
     """
     try:
-        sys.exit(main() or 0)
+        code = main() or 0
+        sys.stdout.flush()
+        sys.exit(code)
     except UserError as error:
         if os.environ.get("DS_BERT_DEBUG") == "1":
             raise
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         sys.exit(130)

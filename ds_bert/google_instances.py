@@ -5,7 +5,7 @@ the shuffle of the instances. So this runs on one core, from the first document 
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -58,15 +58,30 @@ class GoogleInstances:
         self._token_dtype = vocabulary.token_dtype
         self.state = mersenne_twister.seeded(options.random_seed)
         self._order = np.arange(len(documents.token_offsets) - 1, dtype=np.int64)
+        self._copy = self._place = 0
         shuffle(self.state, self._order)
 
     def chunks(self) -> Iterator[InstanceChunk]:
-        """All instances in the order in which they are made, some at a time."""
-        for _ in range(self._options.dupe_factor):
-            place = 0
-            while place < len(self._order):
-                place, chunk = self._next_chunk(place)
-                yield chunk
+        """The instances from here on, in the order in which they are made, some at a time."""
+        while self._copy < self._options.dupe_factor:
+            self._place, chunk = self._next_chunk(self._place)
+            if self._place == len(self._order):
+                self._copy, self._place = self._copy + 1, 0
+            yield chunk
+
+    def position(self) -> dict[str, Any]:
+        """How far `chunks` is, with the state of the random generator; JSON values."""
+        return {"copy": self._copy, "place": self._place, "random_state": self.state.tolist()}
+
+    def go_to(self, copy: int, place: int, random_state: list[int]) -> None:
+        """Go on from a `position` of an earlier run."""
+        self._copy, self._place = copy, place
+        self.state = np.array(random_state, self.state.dtype)
+
+    @property
+    def fraction(self) -> float:
+        """How much of the instances is made, 0 to 1."""
+        return (self._copy + self._place / len(self._order)) / self._options.dupe_factor
 
     def final_order(self, num_instances: int) -> NDArray[np.int64]:
         """For each place of the output the number of the instance, by order of making."""

@@ -1,10 +1,10 @@
 """Making the instances of one sequence length and writing them into a token store."""
 
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import product
-from typing import Any
+from functools import partial
+from itertools import islice, product
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from ds_bert.google_instances import GoogleInstances, InstanceChunk
 from ds_bert.instance_options import InstanceOptions
 from ds_bert.instances import build_instances
-from ds_bert.parallel import ordered_map, progress_bar
+from ds_bert.journal import Stage
+from ds_bert.npy_file import NpyWriter
+from ds_bert.parallel import Progress, ordered_map
 from ds_bert.store import INSTANCE_DTYPE, OFFSET_DTYPE, POSITION_DTYPE, Documents
 from ds_bert.store_writer import StoreWriter
 
@@ -31,26 +33,42 @@ def write_instances(
         options: length, mode and the rest.
         num_workers: number of threads in fast mode; exact mode is one long chain of draws.
     """
+    stage = f"seq{options.max_seq_length}"
     if options.mode == "exact":
-        facts = _write_exact(store, documents, options)
+        made = store.scratch(f"made{options.max_seq_length}")
+        work = partial(_write_exact, store, made, documents, options)
+        state = store.run(stage, work, num_instances=0, num_random_next=0, num_stored_masks=0)
+        made.remove()
     else:
-        facts = _write_fast(store, documents, options, num_workers)
-    store.lengths[str(options.max_seq_length)] = {"options": asdict(options), **facts}
+        work = partial(_write_fast, documents, options, num_workers)
+        state = store.run(stage, work, num_instances=0, num_random_next=0, num_portions=0)
+    store.lengths[str(options.max_seq_length)] = {
+        "options": asdict(options),
+        "num_instances": state["num_instances"],
+        "num_random_next": state["num_random_next"],
+        "num_stored_masks": state.get("num_stored_masks"),
+    }
 
 
 def _write_fast(
-    store: StoreWriter, documents: Documents, options: InstanceOptions, num_workers: int
-) -> dict[str, Any]:
-    def build(part: tuple[int, tuple[int, int]]) -> NDArray:
-        copy, (first, last) = part
+    documents: Documents, options: InstanceOptions, num_workers: int, stage: Stage
+) -> None:
+    """A portion is a range of documents in one copy of the corpus."""
+
+    def build(portion: tuple[int, tuple[int, int]]) -> NDArray:
+        copy, (first, last) = portion
         return build_instances(documents, options, copy, first, last)
 
     ranges = list(document_ranges(documents.sentence_offsets))
-    parts = product(range(options.dupe_factor), ranges)
-    return {
-        **_write_rows(store, options, ordered_map(build, parts, num_workers)),
-        "num_stored_masks": None,
-    }
+    total, state = options.dupe_factor * len(ranges), stage.state
+    left = islice(product(range(options.dupe_factor), ranges), state["num_portions"], None)
+    instances = stage.array(f"seq{options.max_seq_length}/instances", INSTANCE_DTYPE)
+    with Progress(f"length {options.max_seq_length}", state["num_portions"] / total) as progress:
+        for rows in ordered_map(build, left, num_workers):
+            _append_rows(rows, instances, state)
+            state["num_portions"] += 1
+            progress.update(state["num_portions"] / total, rows=len(rows))
+            stage.step(state["num_portions"] / total)
 
 
 def document_ranges(sentence_offsets: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
@@ -64,74 +82,102 @@ def document_ranges(sentence_offsets: NDArray[np.uint64]) -> Iterator[tuple[int,
         first = last
 
 
-def _write_rows(
-    store: StoreWriter, options: InstanceOptions, chunks: Iterable[NDArray]
-) -> dict[str, Any]:
-    name, num_random_next = f"seq{options.max_seq_length}/instances", 0
-    with store.array(name, INSTANCE_DTYPE) as instances, progress_bar(name, None, "row") as bar:
-        for rows in chunks:
-            instances.append(rows)
-            bar.update(len(rows))
-            num_random_next += int(rows["is_random_next"].sum())
-        return {"num_instances": instances.num_items, "num_random_next": num_random_next}
+def _append_rows(rows: NDArray, instances: NpyWriter, state: dict[str, Any]) -> None:
+    instances.append(rows)
+    state["num_instances"] = instances.num_items
+    state["num_random_next"] += int(rows["is_random_next"].sum())
+
+
+class _Made(NamedTuple):
+    """Instances in the order in which they are made, memory-mapped.
+
+    Attributes:
+        rows, mask_counts, positions, replacements: as in `InstanceChunk`.
+        mask_starts: uint64 [N], first masked token of each instance.
+    """
+
+    rows: NDArray
+    mask_counts: NDArray[np.uint16]
+    positions: NDArray[np.uint16]
+    replacements: NDArray
+    mask_starts: NDArray[np.uint64]
 
 
 def _write_exact(
-    store: StoreWriter, documents: Documents, options: InstanceOptions
-) -> dict[str, Any]:
-    """Instances are made in one order and stored in another: the first goes through files."""
-    scratch = StoreWriter(store.folder / "scratch", store.vocabulary)
-    google = GoogleInstances(documents, options, store.vocabulary)
-    made = _write_unordered(scratch, google.chunks())
-    order = google.final_order(len(made.rows))
-    slices = [order[i : i + _ROWS_AT_ONCE] for i in range(0, len(order), _ROWS_AT_ONCE)]
-    facts = _write_rows(store, options, (made.rows[numbers] for numbers in slices))
-    facts["num_stored_masks"] = _write_masks(store, options, made, slices)
-    shutil.rmtree(scratch.folder)
-    return facts
-
-
-def _write_masks(
     store: StoreWriter,
+    scratch: StoreWriter,
+    documents: Documents,
     options: InstanceOptions,
-    made: InstanceChunk,
-    slices: list[NDArray[np.int64]],
-) -> int:
-    name = f"seq{options.max_seq_length}/masked_"
-    starts = np.cumsum(made.mask_counts, dtype=np.int64) - made.mask_counts
-    with (
-        store.array(name + "positions", POSITION_DTYPE) as positions,
-        store.array(name + "replacements", store.vocabulary.token_dtype) as replacements,
-        store.array(name + "offsets", OFFSET_DTYPE) as offsets,
-    ):
-        offsets.append(np.zeros(1, OFFSET_DTYPE))
-        for numbers in slices:
-            counts = made.mask_counts[numbers].astype(np.int64)
-            ends = np.cumsum(counts)
-            offsets.append((positions.num_items + ends).astype(OFFSET_DTYPE))
-            items = np.arange(counts.sum()) + np.repeat(starts[numbers] - ends + counts, counts)
-            positions.append(made.positions[items])
-            replacements.append(made.replacements[items])
-        return positions.num_items
-
-
-def _write_unordered(scratch: StoreWriter, chunks: Iterable[InstanceChunk]) -> InstanceChunk:
-    dtypes = (INSTANCE_DTYPE, POSITION_DTYPE, POSITION_DTYPE, scratch.vocabulary.token_dtype)
-    with (
-        scratch.array("rows", dtypes[0]) as rows,
-        scratch.array("mask_counts", dtypes[1]) as mask_counts,
-        scratch.array("positions", dtypes[2]) as positions,
-        scratch.array("replacements", dtypes[3]) as replacements,
-        progress_bar("unordered instances", None, "row") as bar,
-    ):
-        writers = (rows, mask_counts, positions, replacements)
-        for chunk in chunks:
-            bar.update(len(chunk.rows))
-            for writer, items in zip(writers, chunk, strict=True):
-                writer.append(items)
-    return InstanceChunk(
-        *(
-            scratch.read(name, dtype, writer.num_items)
-            for name, dtype, writer in zip(InstanceChunk._fields, dtypes, writers, strict=True)
-        )
+    stage: Stage,
+) -> None:
+    """Instances are made in one order and stored in another: the first goes through files."""
+    google = GoogleInstances(documents, options, store.vocabulary)
+    made = _make(scratch, google, options)
+    order = google.final_order(len(made.rows))  # 8 bytes an instance in memory
+    name, state = f"seq{options.max_seq_length}/", stage.state
+    instances = stage.array(name + "instances", INSTANCE_DTYPE)
+    masks = (
+        stage.array(name + "masked_positions", POSITION_DTYPE),
+        stage.array(name + "masked_replacements", store.vocabulary.token_dtype),
+        stage.array(name + "masked_offsets", OFFSET_DTYPE),
     )
+    title, done = f"length {options.max_seq_length}, shuffled", state["num_instances"]
+    with Progress(title, done / len(order)) as progress:
+        for first in range(done, len(order), _ROWS_AT_ONCE):
+            numbers = order[first : first + _ROWS_AT_ONCE]
+            _append_rows(made.rows[numbers], instances, state)
+            _append_masks(made, numbers, *masks)
+            state["num_stored_masks"] = masks[0].num_items
+            progress.update(instances.num_items / len(order), rows=len(numbers))
+            stage.step(instances.num_items / len(order))
+
+
+def _append_masks(
+    made: _Made,
+    numbers: NDArray[np.int64],
+    positions: NpyWriter,
+    replacements: NpyWriter,
+    offsets: NpyWriter,
+) -> None:
+    if offsets.num_items == 0:
+        offsets.append(np.zeros(1, OFFSET_DTYPE))
+    counts = made.mask_counts[numbers].astype(np.int64)
+    ends = np.cumsum(counts)
+    starts = made.mask_starts[numbers].astype(np.int64)
+    items = np.arange(counts.sum()) + np.repeat(starts - ends + counts, counts)
+    offsets.append((positions.num_items + ends).astype(OFFSET_DTYPE))
+    positions.append(made.positions[items])
+    replacements.append(made.replacements[items])
+
+
+def _make(scratch: StoreWriter, google: GoogleInstances, options: InstanceOptions) -> _Made:
+    token_dtype = scratch.vocabulary.token_dtype
+    dtypes = (INSTANCE_DTYPE, POSITION_DTYPE, POSITION_DTYPE, token_dtype, OFFSET_DTYPE)
+    arrays: dict[str, np.dtype] = dict(zip(_Made._fields, dtypes, strict=True))
+
+    def work(stage: Stage) -> None:
+        files = [stage.array(name, dtype) for name, dtype in arrays.items()]
+        google.go_to(**stage.state)
+        with Progress(f"length {options.max_seq_length}", google.fraction) as progress:
+            for chunk in google.chunks():
+                _append_chunk(chunk, *files)
+                stage.state.update(google.position())
+                progress.update(google.fraction, rows=len(chunk.rows))
+                stage.step(google.fraction)
+
+    google.go_to(**scratch.run("instances", work, **google.position()))
+    return _Made(*(scratch.read(name, dtype) for name, dtype in arrays.items()))
+
+
+def _append_chunk(
+    chunk: InstanceChunk,
+    rows: NpyWriter,
+    mask_counts: NpyWriter,
+    positions: NpyWriter,
+    replacements: NpyWriter,
+    mask_starts: NpyWriter,
+) -> None:
+    ends = positions.num_items + np.cumsum(chunk.mask_counts, dtype=np.int64)
+    mask_starts.append((ends - chunk.mask_counts).astype(OFFSET_DTYPE))
+    for file, items in zip((rows, mask_counts, positions, replacements), chunk, strict=True):
+        file.append(items)

@@ -2,8 +2,9 @@
 
 import os
 import zlib
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,60 +12,95 @@ from numpy.typing import NDArray
 from ds_bert.errors import DataError
 
 BLOCK_BYTES = 64 * 2**20  # of array data under one checksum
-_HEADER_BYTES = 256  # numpy allows any multiple of 64; fixed, so that it can be filled in last
+HEADER_BYTES = 256  # numpy allows any multiple of 64; fixed, so that it can be filled in last
 _MAGIC = b"\x93NUMPY\x01\x00"
 
 
 class NpyWriter:
     """Appends arrays to an `.npy` file whose length is not known beforehand."""
 
-    def __init__(self, path: Path, dtype: np.dtype) -> None:
-        """Create the file; it becomes readable when `close` has written its header."""
+    def __init__(self, path: Path, dtype: np.dtype, record: dict[str, Any] | None = None) -> None:
+        """Create the file; it becomes readable when `close` has written its header.
+
+        Args:
+            path: where; a file there is replaced.
+            dtype: of the items.
+            record: from `sync`; go on with the file as it was then.
+
+        Raises:
+            DataError: the file is gone or shorter than the record says.
+        """
         self.path, self.dtype = path, dtype
         self.num_items = 0
         self._checksums: list[int] = []
-        self._room = 0  # bytes that the block under the last checksum still takes
-        self._file = path.open("xb")
-        self._file.write(bytes(_HEADER_BYTES))
+        if record is None:
+            self._file: BinaryIO = path.open("wb")
+            self._file.write(bytes(HEADER_BYTES))
+        else:
+            self._go_on(record)
+
+    def _go_on(self, record: dict[str, Any]) -> None:
+        num_bytes = record["bytes"]
+        if not self.path.is_file() or self.path.stat().st_size < num_bytes:
+            raise DataError(
+                f"{self.path} is shorter than the {num_bytes:,} bytes recorded, so the "
+                "unfinished work is lost; run the same command again to begin anew"
+            )
+        self.num_items = (num_bytes - HEADER_BYTES) // self.dtype.itemsize
+        self._checksums = [int(checksum, 16) for checksum in record["crc32"]]
+        self._file = self.path.open("r+b")
+        self._file.truncate(num_bytes)
+        self._file.seek(num_bytes)
 
     def append(self, items: NDArray) -> None:
         """Append a one-dimensional array of the file's dtype."""
         assert items.dtype == self.dtype and items.ndim == 1, (self.path, items.dtype, items.ndim)
         data = np.ascontiguousarray(items).view(np.uint8).data
         self._file.write(data)
+        room = -self.num_items * self.dtype.itemsize % BLOCK_BYTES  # under the last checksum
         self.num_items += len(items)
         while len(data):
-            if self._room == 0:
+            if room == 0:
                 self._checksums.append(0)
-                self._room = BLOCK_BYTES
-            block = data[: self._room]
+                room = BLOCK_BYTES
+            block = data[:room]
             self._checksums[-1] = zlib.crc32(block, self._checksums[-1])
-            self._room -= len(block)
+            room -= len(block)
             data = data[len(block) :]
 
-    def close(self) -> dict[str, Any]:
-        """Write the header and flush to disk; returns size and checksums for the metadata."""
-        self._file.seek(0)
-        self._file.write(_header(self.dtype, self.num_items))
+    def sync(self) -> dict[str, Any]:
+        """Force what was appended to disk; returns size and checksums for the metadata."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._file.close()
         return {
-            "bytes": self.path.stat().st_size,
+            "bytes": HEADER_BYTES + self.num_items * self.dtype.itemsize,
             "crc32": [f"{checksum:08x}" for checksum in self._checksums],
         }
+
+    def close(self) -> dict[str, Any]:
+        """Write the header, force all to disk and close; returns the same as `sync`."""
+        self._file.seek(0)
+        self._file.write(_header(self.dtype, self.num_items))
+        record = self.sync()
+        self._file.close()
+        return record
+
+    def abandon(self) -> None:
+        """Close the file as it is; what a full disk did not take is given up."""
+        with suppress(OSError):
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
+        self.abandon()
 
 
 def _header(dtype: np.dtype, num_items: int) -> bytes:
     descr = np.lib.format.dtype_to_descr(dtype)
     fields = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': ({num_items},), }}"
-    length = _HEADER_BYTES - len(_MAGIC) - 2
+    length = HEADER_BYTES - len(_MAGIC) - 2
     return _MAGIC + length.to_bytes(2, "little") + fields.ljust(length - 1).encode() + b"\n"
 
 

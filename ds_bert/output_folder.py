@@ -14,31 +14,33 @@ from ds_bert.manifest import sync_folder
 class OutputFolder:
     """A hidden folder beside the final one, to write in; `publish` renames it into place.
 
-    Whatever a killed run left behind is removed by the next one. Used as a context manager, which
-    removes all that is not published.
+    Used as a context manager, which removes all that is not published, and whatever a killed run
+    left behind. With `keep`, unfinished work stays, for the next run to go on with.
 
     Attributes:
         final: the folder to make or to replace.
         folder: where to write.
+        hidden: holds `folder` and more that is needed on the way.
     """
 
-    def __init__(self, final: Path) -> None:
+    def __init__(self, final: Path, keep: bool = False) -> None:
         """Nothing is created before the context is entered."""
         self.final = final
-        self._hidden = final.with_name(f".{final.name}.partial")
-        self.folder = self._hidden / "new"
-        self._old = self._hidden / "old"
+        self.hidden = final.with_name(f".{final.name}.partial")
+        self.folder = self.hidden / "new"
+        self._old = self.hidden / "old"
+        self._keep = keep
 
     def __enter__(self) -> Self:
-        self._new_parents = [folder for folder in self._hidden.parents if not folder.exists()]
+        self._new_parents = [folder for folder in self.hidden.parents if not folder.exists()]
         try:
-            self._hidden.mkdir(parents=True, exist_ok=True)
+            self.hidden.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(
                 f"cannot create a folder in {self.final.parent}: {error.strerror}; "
                 "choose another output folder"
             ) from error
-        self._lock = os.open(self._hidden, os.O_RDONLY)
+        self._lock = os.open(self.hidden, os.O_RDONLY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -49,10 +51,20 @@ class OutputFolder:
         except OSError:
             pass  # a file system without locks
         self._put_back()
-        for left_over in (self.folder, self._old):
-            shutil.rmtree(left_over, ignore_errors=True)
-        self.folder.mkdir()
+        shutil.rmtree(self._old, ignore_errors=True)
+        if not self._keep:
+            self.clear()
+        self.folder.mkdir(exist_ok=True)
         return self
+
+    def clear(self) -> None:
+        """Remove all that was written; begin anew."""
+        for path in self.hidden.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        self.folder.mkdir()
 
     def publish(self) -> None:
         """Put the folder into place, each step forced to disk; an old one gives way."""
@@ -61,7 +73,12 @@ class OutputFolder:
         if self.final.exists():
             os.rename(self.final, self._old)
         os.rename(self.folder, self.final)
+        self._keep = False
         sync_folder(self.final.parent)
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        self._keep = False
 
     def _put_back(self) -> None:
         """Undo half a `publish`."""
@@ -70,8 +87,10 @@ class OutputFolder:
 
     def __exit__(self, *exception: object) -> None:
         self._put_back()
-        shutil.rmtree(self._hidden, ignore_errors=True)
+        if not self._keep:
+            shutil.rmtree(self.hidden, ignore_errors=True)
         os.close(self._lock)
-        with suppress(OSError):  # not empty: something was published
-            for folder in self._new_parents:
-                folder.rmdir()
+        with suppress(OSError):  # not empty: something was published or kept
+            for folder in (self.folder, self.hidden, *self._new_parents):
+                if folder.exists():
+                    folder.rmdir()

@@ -9,8 +9,10 @@ from typing import Any
 
 from ds_bert.corpus import BLOCK_BYTES
 from ds_bert.errors import ConfigurationError
+from ds_bert.inputs import TEXT_COLUMN, find_inputs
 from ds_bert.instance_options import InstanceOptions
 from ds_bert.store import FORMAT, VERSION
+from ds_bert.text_input import Input
 
 DUPE_FACTOR = {"fast": 5, "exact": 10}
 VALIDATION_FRACTION = {"fast": 0.01, "exact": 0.0}
@@ -23,10 +25,13 @@ class PreprocessOptions:
     """Options of scripts/preprocess.py; None stands for a default that depends on other options.
 
     Attributes:
-        input_file: names and globs of text files.
+        input_file: files, globs, folders, data sets, standard input, as for find_inputs.
         output_dir: the data set for training.
         validation_dir: the data set for validation; None: `validation` beside output_dir.
         vocab_file: the vocabulary.
+        text_column: column to read, of tables and data sets.
+        sentence_splitter: language code, to split paragraphs into sentences; None: lines are
+            sentences.
         do_lower_case: lower-case the text and strip its accents.
         do_whole_word_mask: mask all pieces of a word or none.
         max_seq_length: one length or several.
@@ -41,13 +46,16 @@ class PreprocessOptions:
         num_workers: number of threads.
         errors: "strict" refuses what is not UTF-8, "ignore" leaves such bytes out. "replace" does
             the same, since the tokenizer drops the replacement character U+FFFD.
-        overwrite: replace a data set that exists.
+        overwrite: replace a data set that exists, finished or not.
+        dry_run: stop after the estimate.
         block_bytes: text handed to a worker at a time; of no effect on the result.
     """
 
     input_file: Sequence[str]
     output_dir: str
     vocab_file: str
+    text_column: str = TEXT_COLUMN
+    sentence_splitter: str | None = None
     validation_dir: str | None = None
     do_lower_case: bool = True
     do_whole_word_mask: bool = False
@@ -62,6 +70,7 @@ class PreprocessOptions:
     num_workers: int = 1
     errors: str = "strict"
     overwrite: bool = False
+    dry_run: bool = False
     block_bytes: int = BLOCK_BYTES
 
     def __post_init__(self) -> None:
@@ -84,6 +93,21 @@ class PreprocessOptions:
                     f"--output_dir {train} and --validation_dir {validation} must be two folders, "
                     "neither inside the other"
                 )
+
+    def find_inputs(self) -> list[Input]:
+        """The inputs; what comes through a pipe is kept beside the output for as long.
+
+        Raises:
+            ConfigurationError: an input cannot be read here (a package is missing, a full disk).
+            DataError: an input is absent.
+        """
+        return find_inputs(
+            self.input_file,
+            text_column=self.text_column,
+            sentence_splitter=self.sentence_splitter,
+            spool_folder=Path(self.output_dir).parent,
+            leave_out=Path(self.vocab_file),
+        )
 
     @property
     def fraction(self) -> float:
@@ -133,16 +157,6 @@ class PreprocessOptions:
             for length, max_predictions in sorted(zip(lengths, predictions, strict=True))
         ]
 
-    def estimated_bytes(self, input_bytes: int) -> float:
-        """Disk space to make the data from so much English text, with a margin."""
-        tokens = input_bytes / 4
-        needed = 3.0 * tokens * (2 if self.fraction > 0 else 1)  # a split writes them twice
-        for options in self.instance_options(TRAIN):
-            num_instances = options.dupe_factor * tokens / (0.9 * options.max_num_tokens)
-            row, masks = 24, options.max_predictions_per_seq * 4 + 8
-            needed += num_instances * (2 * (row + masks) if self.mode == "exact" else row)
-        return needed
-
     def fingerprint(self, part: str, facts: dict[str, Any]) -> str:
         """Hash of all that decides the content of one part.
 
@@ -150,7 +164,10 @@ class PreprocessOptions:
             part: "train" or "validation".
             facts: `vocabulary`, `unicode` and `inputs` as in meta.json.
         """
-        contents = [(record["bytes"], record["xxh3_128"]) for record in facts["inputs"]]
+        contents = [
+            {key: value for key, value in record.items() if key != "name"}
+            for record in facts["inputs"]
+        ]
         split = [part, self.fraction, self.random_seed] if self.fraction > 0 else None
         options = [asdict(options) for options in self.instance_options(part)]
         deciding = {

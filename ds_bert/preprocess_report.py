@@ -2,13 +2,16 @@
 
 import shlex
 from collections.abc import Iterator
+from typing import Any
 
+from ds_bert.corpus_page import PAGE
 from ds_bert.preprocess_options import TRAIN, VALIDATION, PreprocessOptions
 from ds_bert.preprocessing import Result
 from ds_bert.vocabulary import SPECIAL_TOKENS
 
 _LONG_DOCUMENT = 5_000  # sentences; more in every document: blank lines are surely missing
 _MANY_UNKNOWN, _MANY_RANDOM, _MANY_CASED = 0.01, 0.75, 0.05
+_MANY_SINGLE, _MANY_REPEATS, _MANY_LONG, _MUCH_PADDING = 0.5, 0.1, 0.001, 0.75
 
 
 def warnings(options: PreprocessOptions, result: Result) -> Iterator[str]:
@@ -20,8 +23,8 @@ def warnings(options: PreprocessOptions, result: Result) -> Iterator[str]:
     )
     if documents == 1:
         yield (
-            "the input is a single document: every next sentence is from itself, also those called "
-            "random; put blank lines between documents"
+            "no blank line in the input, so it is a single document: every next sentence is from "
+            "itself, also those called random; put blank lines between documents"
         )
     elif sentences > _LONG_DOCUMENT * documents:
         yield (
@@ -43,6 +46,37 @@ def warnings(options: PreprocessOptions, result: Result) -> Iterator[str]:
                 f"length {name}: {length['num_random_next'] / length['num_instances']:.0%} of the "
                 "next sentences are random, expected about half; documents are very short: put one "
                 "sentence on each line, and blank lines only between documents"
+            )
+    if report := result.data_sets[TRAIN].meta.get("report"):  # absent from older data sets
+        yield from _corpus_warnings(report)
+
+
+def _corpus_warnings(report: dict[str, Any]) -> Iterator[str]:
+    single = report["one_sentence_documents"] / report["documents"]
+    if single > _MANY_SINGLE:
+        yield (
+            f"{single:.0%} of the documents are one sentence, which no true next sentence follows; "
+            "put blank lines only between documents"
+        )
+    repeats = report["repeated_sentences"]
+    if repeats["share"] > _MANY_REPEATS:
+        about = "about " if repeats["sampled_one_in"] > 1 else ""
+        yield (
+            f"{about}{repeats['share']:.0%} of the lines repeat another line; remove boilerplate "
+            "and copies of documents"
+        )
+    longest, figures = max(report["lengths"].items(), key=lambda item: int(item[0]))
+    if figures["longer_sentences"] > _MANY_LONG * report["sentences"]:
+        yield (
+            f"{figures['longer_sentences']:,} sentences do not fit into {longest} tokens and are "
+            "cut; put one sentence on each line (--sentence_splitter divides paragraphs)"
+        )
+    for length, figures in report["lengths"].items():
+        if figures["padding_share"] > _MUCH_PADDING:
+            yield (
+                f"length {length}: sequences are so short that padded they would be "
+                f"{figures['padding_share']:.0%} padding; your documents are short, "
+                "use a smaller --max_seq_length"
             )
 
 
@@ -79,6 +113,12 @@ def last_screen(result: Result) -> str:
     statistics = result.data_sets[TRAIN].meta["statistics"]
     unknown = statistics["unknown_words"] / max(1, statistics["words"])
     lines.append(f"{statistics['words']:,} words, {unknown:.2%} of them unknown")
+    if report := result.data_sets[TRAIN].meta.get("report"):
+        lines.append(
+            f"{report['pieces_per_word']:.2f} tokens for each word, "
+            f"{report['repeated_sentences']['share']:.1%} of the lines repeat another one"
+        )
+        lines.append(f"report:     {result.data_sets[TRAIN].folder / PAGE}")
     lines.append(f"look at it: python scripts/inspect_data.py {result.data_sets[TRAIN].folder}")
     lines.append(f"next:       {_next_command(result)}")
     return "\n".join(lines)

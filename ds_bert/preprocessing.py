@@ -1,32 +1,33 @@
 """From text files to finished data sets: the road of scripts/preprocess.py.
 
 Text is tokenized once, in blocks on threads; instances of every length point into the tokens. All
-is written beside the final place and renamed when it is complete.
+is written beside the final place and renamed when it is complete. A journal says how far it is, so
+a killed run is gone on with.
 """
 
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ds_bert import corpus, unicode_tables
+from ds_bert import unicode_tables
+from ds_bert.corpus_page import write_report
+from ds_bert.document_writer import write_documents
 from ds_bert.errors import ConfigurationError, DataError
-from ds_bert.inputs import Input, find_inputs
 from ds_bert.instance_writer import write_instances
+from ds_bert.journal import Journal, Stage
 from ds_bert.output_folder import OutputFolder
-from ds_bert.parallel import ordered_map, progress_bar
-from ds_bert.preprocess_options import TRAIN, VALIDATION, PreprocessOptions
-from ds_bert.random_streams import SPLIT, keys
-from ds_bert.store import FORMAT, META, VERSION, Documents, read_meta
-from ds_bert.store_writer import DocumentRun, StoreWriter, encoded_run, selected_runs
+from ds_bert.preprocess_estimate import Estimate, check_disk, estimate
+from ds_bert.preprocess_options import TRAIN, PreprocessOptions
+from ds_bert.store import FORMAT, META, VERSION, read_meta
+from ds_bert.store_writer import StoreWriter
+from ds_bert.text_input import Input
 from ds_bert.vocabulary import Vocabulary
 from ds_bert.wordpiece import WordPieceTokenizer
 
-MIN_DOCUMENTS = 2  # the random next sentence comes from another document
+JOURNAL = "progress.json"  # in the hidden folder of the training data
+FINISH = "finish"  # the last stage of each part
 
 
 class DataSet(NamedTuple):
@@ -55,32 +56,63 @@ class Result(NamedTuple):
     vocabulary: Vocabulary
 
 
-def preprocess(options: PreprocessOptions) -> Result:
-    """Make the data sets, or find that they exist.
+class _Job(NamedTuple):
+    """All that is known before the work begins.
 
-    The bytes written depend on the text and the options only, not on the number of workers.
+    Attributes:
+        options: of the user.
+        inputs: the text.
+        tokenizer: with the vocabulary.
+        facts: what meta.json says about them.
+        fingerprints: of each part.
+        estimate: what it takes.
+    """
+
+    options: PreprocessOptions
+    inputs: list[Input]
+    tokenizer: WordPieceTokenizer
+    facts: dict[str, Any]
+    fingerprints: dict[str, str]
+    estimate: Estimate
+
+
+def preprocess(
+    options: PreprocessOptions, say: Callable[[str], object] = lambda line: None
+) -> Result | None:
+    """Make the data sets, go on with unfinished ones, or find that they exist.
+
+    The bytes written depend on the text and the options only: not on the number of workers, nor on
+    how often the work was interrupted.
+
+    Args:
+        options: of the user.
+        say: gets lines that tell what will be done.
+
+    Returns:
+        what was done; None after a dry run.
 
     Raises:
         ConfigurationError: an output folder is in use, not writable, or holds something else.
         DataError: input or vocabulary is unusable.
     """
-    inputs = find_inputs(options.input_file)
+    inputs = options.find_inputs()
     vocabulary = Vocabulary.read(options.vocab_file)
+    tokenizer = WordPieceTokenizer(vocabulary, options.do_lower_case)
+    size = estimate(options, inputs, tokenizer)
+    say(str(size))
+    if options.dry_run:
+        return None
     facts = _facts(options, inputs, vocabulary)
     fingerprints = {part: options.fingerprint(part, facts) for part in options.folders}
+    job = _Job(options, inputs, tokenizer, facts, fingerprints, size)
     found = _existing(options, fingerprints)
-    if found is not None:
-        return Result(found, False, vocabulary)
-    _check_disk(options, sum(record["bytes"] for record in facts["inputs"]))
-    try:
-        _make(options, inputs, vocabulary, facts, fingerprints)
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot write {options.output_dir}: {error.strerror or error}; no half data set was "
-            "left; mend the cause and run the same command again"
-        ) from error
+    is_new = len(found) < len(options.folders)
+    if is_new:
+        _make(job, found, say)
+    else:
+        _tidy(job)
     made = {part: DataSet(path, read_meta(path)) for part, path in options.folders.items()}
-    return Result(made, True, vocabulary)
+    return Result(made, is_new, vocabulary)
 
 
 def _facts(
@@ -96,11 +128,9 @@ def _facts(
     }
 
 
-def _existing(
-    options: PreprocessOptions, fingerprints: dict[str, str]
-) -> dict[str, DataSet] | None:
-    """The data sets if all of them are there already; refuses to touch anything else."""
-    found = {}
+def _existing(options: PreprocessOptions, fingerprints: dict[str, str]) -> set[str]:
+    """The parts that are there already; refuses to touch anything else."""
+    found = set()
     for part, folder in options.folders.items():
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
             continue
@@ -109,146 +139,115 @@ def _existing(
                 f"{folder} exists and is not a data set, so it is left alone; "
                 "choose another output folder"
             )
-        meta = read_meta(folder)
-        if meta.get("fingerprint") == fingerprints[part]:
-            found[part] = DataSet(folder, meta)
+        if read_meta(folder).get("fingerprint") == fingerprints[part]:
+            found.add(part)
         elif not options.overwrite:
             raise ConfigurationError(
                 f"{folder} holds a data set made from other text or options; replace it with "
                 "--overwrite or choose another output folder"
             )
-    return found if len(found) == len(options.folders) else None
+    return found
 
 
-def _check_disk(options: PreprocessOptions, input_bytes: int) -> None:
-    """Refuse to start what will surely not fit."""
-    needed = options.estimated_bytes(input_bytes)
-    place = Path(options.output_dir).absolute().parent
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if needed > free:
-        raise ConfigurationError(
-            f"about {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free on the disk "
-            f"of {options.output_dir}; make room, or choose another --output_dir"
-        )
-
-
-def _make(
-    options: PreprocessOptions,
-    inputs: list[Input],
-    vocabulary: Vocabulary,
-    facts: dict[str, Any],
-    fingerprints: dict[str, str],
-) -> None:
+def _make(job: _Job, found: set[str], say: Callable[[str], object]) -> None:
     with ExitStack() as stack:
-        outputs = {
-            part: stack.enter_context(OutputFolder(folder))
-            for part, folder in options.folders.items()
-        }
-        _write(options, inputs, vocabulary, facts, fingerprints, outputs)
-        for part in reversed(outputs):  # training data last: where they are, the others are too
-            outputs[part].publish()
-
-
-def _write(
-    options: PreprocessOptions,
-    inputs: list[Input],
-    vocabulary: Vocabulary,
-    facts: dict[str, Any],
-    fingerprints: dict[str, str],
-    outputs: dict[str, OutputFolder],
-) -> None:
-    tokenizer = WordPieceTokenizer(vocabulary, options.do_lower_case)
-    statistics = {"words": 0, "unknown_words": 0, "invalid_bytes": 0}
-    runs = _tokenized(options, inputs, tokenizer, statistics)
-    stores = {part: StoreWriter(output.folder, vocabulary) for part, output in outputs.items()}
-    if VALIDATION not in stores:
-        documents = {TRAIN: stores[TRAIN].write_documents(runs)}
-        _check_documents(options, stores[TRAIN].counts)
-    else:
-        documents = _split(options, stores, runs)
-    for part, store in stores.items():
-        for length in options.instance_options(part):
-            write_instances(store, documents[part], length, options.num_workers)
-        store.finish(
-            {
-                "format": FORMAT,
-                "version": VERSION,
-                "fingerprint": fingerprints[part],
-                "part": part,
-                "validation_fraction": options.fraction,
-                **facts,
-                "statistics": statistics,
+        try:
+            outputs = {
+                part: stack.enter_context(OutputFolder(folder, keep=True))
+                for part, folder in job.options.folders.items()
             }
+            journal = _open_journal(job, found, outputs, say)
+            _write(job, journal, outputs)
+            for part in reversed(outputs):  # training data last: where they are, the others are too
+                if part not in found:
+                    outputs[part].publish()
+                outputs[part].discard()
+        except DataError:
+            for output in outputs.values():
+                output.discard()
+            raise
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot write {job.options.output_dir}: {error.strerror or error}; mend the cause "
+                "and run the same command again, it goes on where it was"
+            ) from error
+        except KeyboardInterrupt:
+            say("stopped; run the same command again to go on")
+            raise
+
+
+def _open_journal(
+    job: _Job, found: set[str], outputs: dict[str, OutputFolder], say: Callable[[str], object]
+) -> Journal:
+    """The journal of this job, new if there is none; refuses that of another."""
+    path, identity = outputs[TRAIN].hidden / JOURNAL, _identity(job)
+    recorded = Journal.identity(path)
+    if recorded is not None and recorded != identity and not job.options.overwrite:
+        raise ConfigurationError(
+            f"{path.parent} holds an unfinished data set made from other text or options; go on "
+            "with it by its own command, discard it with --overwrite, or choose another output "
+            "folder"
         )
+    journal = Journal(path, identity)
+    if recorded != identity or _is_lost(journal, found, outputs):
+        for output in outputs.values():
+            output.clear()
+        journal, recorded = Journal(path, identity), None
+    check_disk(job.estimate, job.options, [output.hidden for output in outputs.values()])
+    if recorded == identity:
+        say(f"going on after {job.estimate.share(journal.fraction):.0%}")
+    return journal
 
 
-def _tokenized(
-    options: PreprocessOptions,
-    inputs: list[Input],
-    tokenizer: WordPieceTokenizer,
-    statistics: dict[str, int],
-) -> Iterator[DocumentRun]:
-    """The documents of the input; adds up `statistics` on the way."""
-    blocks = corpus.read_blocks(
-        inputs, join_files=options.mode == "exact", block_bytes=options.block_bytes
+def _identity(job: _Job) -> dict[str, Any]:
+    places = {part: str(folder.absolute()) for part, folder in job.options.folders.items()}
+    return {"fingerprints": job.fingerprints, "folders": places}
+
+
+def _tidy(job: _Job) -> None:
+    """Remove what is left of a run that was killed after its last rename."""
+    outputs = [OutputFolder(folder) for folder in job.options.folders.values()]
+    if Journal.identity(outputs[0].hidden / JOURNAL) == _identity(job):
+        for output in outputs:
+            with output:
+                pass
+
+
+def _is_lost(journal: Journal, found: set[str], outputs: dict[str, OutputFolder]) -> bool:
+    """Whether a part was finished and is neither in its final place nor where it was written."""
+    return any(
+        journal.is_done(f"{part}/{FINISH}")
+        and part not in found
+        and not (output.folder / META).exists()
+        for part, output in outputs.items()
     )
-    num_bytes = sum(source.num_bytes for source in inputs)
-    with progress_bar("tokens", num_bytes, "B") as bar:
-        for text, num_bytes in ordered_map(
-            lambda block: (tokenizer.encode(block), len(block)), blocks, options.num_workers
-        ):
-            if text.num_invalid_bytes and options.errors == "strict":
-                raise corpus.invalid_utf8(inputs)
-            statistics["words"] += text.num_words
-            statistics["unknown_words"] += text.num_unknown
-            statistics["invalid_bytes"] += text.num_invalid_bytes
-            bar.update(num_bytes)
-            yield encoded_run(text)
 
 
-def _split(
-    options: PreprocessOptions, stores: dict[str, StoreWriter], runs: Iterator[DocumentRun]
-) -> dict[str, Documents]:
-    """Write the documents of both parts; which one goes where needs the number of all of them."""
-    train = stores[TRAIN]
-    whole = StoreWriter(train.folder / "whole", train.vocabulary)
-    documents = whole.write_documents(runs)
-    _check_documents(options, whole.counts)
-    is_validation = _validation_documents(options, whole.counts["documents"])
-    parts = {TRAIN: np.flatnonzero(~is_validation), VALIDATION: np.flatnonzero(is_validation)}
-    written = {
-        part: stores[part].write_documents(selected_runs(documents, numbers))
-        for part, numbers in parts.items()
+def _write(job: _Job, journal: Journal, outputs: dict[str, OutputFolder]) -> None:
+    if all(journal.is_done(f"{part}/{FINISH}") for part in outputs):
+        return  # only publishing is left; some parts may be in their final places
+    options, vocabulary = job.options, job.tokenizer.vocabulary
+    stores = {
+        part: StoreWriter(part, output.folder, vocabulary, journal)
+        for part, output in outputs.items()
     }
-    shutil.rmtree(whole.folder)
-    return written
+    statistics = write_documents(options, job.inputs, job.tokenizer, stores)
+    for part, store in stores.items():
+        documents = store.documents()
+        for length in options.instance_options(part):
+            write_instances(store, documents, length, options.num_workers)
+        facts = {
+            "format": FORMAT,
+            "version": VERSION,
+            "fingerprint": job.fingerprints[part],
+            "part": part,
+            "validation_fraction": options.fraction,
+            **job.facts,
+            "statistics": statistics,
+        }
+        store.run(FINISH, partial(_finish, store, facts, options.num_workers))
 
 
-def _validation_documents(options: PreprocessOptions, num_documents: int) -> NDArray[np.bool_]:
-    """Whether each document is one of those with the smallest hashes, bool [D]."""
-    wanted = max(MIN_DOCUMENTS, round(options.fraction * num_documents))
-    if num_documents - wanted < MIN_DOCUMENTS:
-        raise DataError(
-            f"{num_documents} documents cannot be divided into training and validation data, each "
-            f"needs {MIN_DOCUMENTS}; give more text with blank lines between documents, or use "
-            "--validation_fraction 0"
-        )
-    order = np.argsort(keys(options.random_seed, SPLIT, 0, num_documents), kind="stable")
-    chosen = np.zeros(num_documents, bool)
-    chosen[order[:wanted]] = True
-    return chosen
-
-
-def _check_documents(options: PreprocessOptions, counts: dict[str, int]) -> None:
-    if counts["tokens"] == 0:
-        raise DataError(
-            f"no text in {', '.join(options.input_file)}; expected one sentence on each line and a "
-            "blank line between documents"
-        )
-    if options.mode == "fast" and counts["documents"] < MIN_DOCUMENTS:
-        raise DataError(
-            "the input is a single document, so there is no other one to take a random next "
-            "sentence from; put blank lines between documents, or use --mode exact to go on"
-        )
+def _finish(store: StoreWriter, facts: dict[str, Any], num_workers: int, stage: Stage) -> None:
+    report = write_report(store, store.documents(), facts["part"], num_workers)
+    store.finish({**facts, "report": report})

@@ -9,6 +9,7 @@
       document_sentence_offsets.npy   uint64 [documents + 1]
       seq128/instances.npy            rows of INSTANCE_DTYPE
       seq128/masked_*.npy             only where masks are stored
+      report.html                     figures of the corpus, for people
 
 Special tokens, padding, segment ids and labels are not stored: they follow from the ranges.
 """

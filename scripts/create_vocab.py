@@ -20,7 +20,7 @@ try:
 except ModuleNotFoundError:
     sys.exit("ds_bert is not installed: run `pip install -e .` in the repository's folder")
 
-from ds_bert.inputs import find_inputs
+from ds_bert.inputs import TEXT_COLUMN, find_inputs
 from ds_bert.learn_vocabulary import MIN_FREQUENCY, count_words, learn_vocabulary
 from ds_bert.model_vocabulary import read_model_vocabulary
 from ds_bert.vocabulary import Vocabulary
@@ -41,13 +41,18 @@ def make_parser() -> argparse.ArgumentParser:
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--input_file", nargs="+", help="UTF-8 text to learn from: names, globs, comma lists"
+        "--input_file", nargs="+", help="text to learn from: all that preprocess.py takes"
     )
     source.add_argument(
         "--model_name_or_path", help="save this model's vocabulary: a folder or a hub id"
     )
     add = parser.add_argument
     add("--vocab_file", type=Path, default=Path("data/vocab.txt"), help="default: %(default)s")
+    add(
+        "--text_column",
+        default=TEXT_COLUMN,
+        help="column of the text in tables and data sets (default: %(default)s)",
+    )
     add("--vocab_size", type=positive, default=30522, help="tokens (default: %(default)s)")
     add(
         "--do_lower_case",
@@ -79,9 +84,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 def learn(options: argparse.Namespace) -> Vocabulary:
     """Learn from the input files and say how the vocabulary fits them."""
-    # A glob such as data/*.txt also finds the vocabulary of an earlier run.
-    output = options.vocab_file.resolve()
-    inputs = [item for item in find_inputs(options.input_file) if item.path.resolve() != output]
+    inputs = find_inputs(
+        options.input_file,
+        text_column=options.text_column,
+        leave_out=options.vocab_file,  # data/*.txt also finds the vocabulary of an earlier run
+    )
     counts = count_words(inputs, options.do_lower_case, options.errors == "ignore")
     learned = learn_vocabulary(
         counts, options.vocab_size, options.min_frequency, options.max_alphabet

@@ -4,6 +4,7 @@ python scripts/inspect_data.py data/train
 python scripts/inspect_data.py data/train --max_seq_length 512 --limit 3
 python scripts/inspect_data.py data/train --format jsonl              (all instances)
 python scripts/inspect_data.py data/train --verify                    (reads every byte)
+python scripts/inspect_data.py data/train --report                    (figures of the corpus)
 """
 
 import sys
@@ -16,8 +17,9 @@ except ModuleNotFoundError:
     sys.exit("ds_bert is not installed: run `pip install -e .` in the repository's folder")
 
 import argparse
-import os
+from collections.abc import Iterator
 
+from ds_bert.corpus_page import report_text, stored_report
 from ds_bert.inspection import as_json, as_text, examples
 from ds_bert.store import TokenStore
 from ds_bert.verification import verify
@@ -34,7 +36,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--limit", type=int, help="instances to show, 0: all; default 10 as text, all as jsonl")
     add("--format", choices=("text", "jsonl"), default="text", help="default text")
     add("--verify", action="store_true", help="check every checksum and number instead")
+    add("--report", action="store_true", help="show the corpus report instead")
     return parser.parse_args(argv)
+
+
+def lines(store: TokenStore, options: argparse.Namespace) -> Iterator[str]:
+    """What to print."""
+    if options.report:
+        yield report_text(stored_report(store))
+        return
+    table = store.instances(options.max_seq_length or store.sequence_lengths[0])
+    is_text = options.format == "text"
+    limit = options.limit if options.limit is not None else 10 * is_text
+    for number, example in enumerate(examples(table, limit or None)):
+        yield f"#{number}: {as_text(example)}" if is_text else as_json(example)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,14 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.verify:
         print(f"{options.dataset}: {verify(store)} files checked, all sound")
         return 0
-    table = store.instances(options.max_seq_length or store.sequence_lengths[0])
-    is_text = options.format == "text"
-    limit = options.limit if options.limit is not None else 10 * is_text
-    try:
-        for number, example in enumerate(examples(table, limit or None)):
-            print(f"#{number}: {as_text(example)}" if is_text else as_json(example))
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for line in lines(store, options):
+        print(line)
     return 0
 
 

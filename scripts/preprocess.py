@@ -5,7 +5,8 @@ python scripts/preprocess.py --input_file 'corpus/*.txt' --output_dir data/train
 python scripts/preprocess.py --mode exact --max_seq_length 128 --random_seed 12345
 
 Writes a token store with instances of each length, and another of 1 % of the documents for
-validation. The result depends on text and options only, not on the number of workers.
+validation. The result depends on text and options only, not on the number of workers. After a kill
+the same command goes on where it was.
 """
 
 import sys
@@ -21,6 +22,7 @@ import argparse
 import os
 from itertools import chain
 
+from ds_bert.inputs import TEXT_COLUMN
 from ds_bert.instance_options import MODES
 from ds_bert.preprocess_options import ERRORS, PreprocessOptions
 from ds_bert.preprocess_report import last_screen, warnings
@@ -39,13 +41,21 @@ def parse(argv: list[str] | None) -> PreprocessOptions:
     )
     add = parser.add_argument_group("files").add_argument
     add("--input_file", nargs="+", default=["data/train.txt"], metavar="FILE",
-        help="text files: names, globs, comma lists; default data/train.txt")  # fmt: skip
+        help="files (text, .jsonl, .csv, .parquet; also .gz, .xz, .bz2, .zst), globs, folders, "
+        "data sets of save_to_disk, hf:OWNER/NAME[:CONFIG[:SPLIT]] of the hub, - for standard "
+        "input; comma lists; default data/train.txt")  # fmt: skip
+    add("--text_column", default=TEXT_COLUMN, metavar="NAME",
+        help="column of the text in tables and data sets; default text")  # fmt: skip
+    add("--sentence_splitter", metavar="LANGUAGE",
+        help="split paragraphs into sentences by the rules of this language (en, de, zh, ...); "
+        "default: each line is a sentence")  # fmt: skip
     add("--output_dir", "--output_file", default="data/train", help="default data/train")
     add("--vocab_file", default="data/vocab.txt", help="default data/vocab.txt")
     add("--validation_dir", help="default: 'validation' beside the output folder")
     add("--validation_fraction", type=float, metavar="SHARE",
         help="share of the documents for validation; default 0.01, in exact mode 0")  # fmt: skip
-    add("--overwrite", action="store_true", help="replace an existing data set")
+    add("--overwrite", action="store_true",
+        help="replace an existing data set, also an unfinished one of other options")  # fmt: skip
     add = parser.add_argument_group("instances").add_argument
     add("--mode", default="fast", choices=MODES,
         help="exact: bit for bit as Google's create_pretraining_data.py; default fast")  # fmt: skip
@@ -69,6 +79,8 @@ def parse(argv: list[str] | None) -> PreprocessOptions:
         help="threads; default: all cores")  # fmt: skip
     add("--errors", default="strict", choices=ERRORS,
         help="bytes that are not UTF-8: refuse (strict, default) or leave out")  # fmt: skip
+    add("--dry_run", action="store_true",
+        help="only print how much time, disk and memory it will take")  # fmt: skip
     values = vars(parser.parse_args(argv))
     for name in ("max_seq_length", "max_predictions_per_seq"):
         values[name] = values[name] and list(chain(*values[name]))
@@ -78,7 +90,9 @@ def parse(argv: list[str] | None) -> PreprocessOptions:
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line, preprocess and say what was done; returns the exit code."""
     options = parse(argv)
-    result = preprocess(options)
+    result = preprocess(options, say=print)
+    if result is None:
+        return 0
     for warning in warnings(options, result):
         print(f"warning: {warning}", file=sys.stderr)
     print(last_screen(result))

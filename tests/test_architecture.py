@@ -12,19 +12,22 @@ from conftest import ROOT
 FLOORS = {
     0: "errors config engine_config vocabulary unicode_tables basic_tokenizer piece_trie wordpiece "
     "learn_vocabulary npy_file store instance_options random_streams random_source "
-    "mersenne_twister distributed manifest inputs corpus parallel output_folder "
+    "mersenne_twister distributed manifest byte_stream compressed text_input row_input "
+    "dataset_input spooled_input sentences inputs corpus parallel journal output_folder "
     "model_vocabulary",
-    1: "instances google_instances sentence_pairs masking sequences collate model pretrained optimizer lamb "
-    "flat_partition schedules",
+    1: "instances google_instances sentence_pairs masking sequences collate model pretrained "
+    "optimizer lamb flat_partition schedules",
     2: "batches metrics checkpoint export progress store_writer instance_writer "
-    "preprocess_options corpus_report corpus_page preprocess_report preprocessing plan evaluation",
+    "document_writer preprocess_estimate preprocess_options corpus_report corpus_page "
+    "preprocess_report preprocessing plan evaluation",
     3: "trainer run model_evaluation inspection verification",
     4: "train evaluate",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 WITHOUT_TORCH = "config engine_config corpus wordpiece store masking collate instances "
 WITHOUT_TORCH += (
-    "google_instances preprocessing learn_vocabulary inspection verification preprocess_report corpus_page"
+    "google_instances preprocessing learn_vocabulary inspection verification preprocess_report "
+    "corpus_page"
 )
 
 

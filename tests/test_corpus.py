@@ -1,5 +1,7 @@
 """Finding and reading text files."""
 
+from itertools import groupby
+
 import pytest
 
 from ds_bert import corpus
@@ -18,7 +20,8 @@ def paths(tmp_path):
 
 
 def read(paths, join_files, block_bytes):
-    return list(corpus.read_blocks(paths, join_files=join_files, block_bytes=block_bytes))
+    blocks = corpus.read_blocks(paths, join_files=join_files, block_bytes=block_bytes)
+    return [block.text for block in blocks]
 
 
 @pytest.mark.parametrize("block_bytes", [1, 2, 3, 5, 8, 1000])
@@ -43,6 +46,35 @@ def check_borders(blocks, block_bytes):
         assert not block.splitlines()[-1].strip()
     if block_bytes == 1:
         assert len(blocks) >= 5
+
+
+class Pipe(Input):
+    """An input that can only be read from its beginning."""
+
+    def open(self):
+        stream = super().open()
+        stream.seekable = lambda: False
+        return stream
+
+
+@pytest.mark.parametrize("kind", [Input, Pipe])
+@pytest.mark.parametrize("join_files", [False, True])
+@pytest.mark.parametrize("block_bytes", [1, 2, 3, 5, 8])
+def test_reading_can_begin_at_the_end_of_every_block(paths, join_files, block_bytes, kind):
+    inputs = [kind(item.path) for item in paths]
+    blocks = list(corpus.read_blocks(inputs, join_files=join_files, block_bytes=block_bytes))
+    whole = documents(block.text for block in blocks)
+    assert len(blocks) > 1
+    for number, block in enumerate(blocks):
+        rest = corpus.read_blocks(inputs, join_files=join_files, start=block.end)
+        done = documents(block.text for block in blocks[: number + 1])
+        assert done + documents(block.text for block in rest) == whole
+
+
+def documents(texts):
+    lines = b"".join(texts).replace(b"\r", b"").split(b"\n")
+    groups = groupby(lines, key=lambda line: bool(line.strip()))
+    return [list(group) for is_text, group in groups if is_text]
 
 
 def test_document_without_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):

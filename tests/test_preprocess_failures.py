@@ -37,7 +37,7 @@ def text_file(tmp_path):
 BAD = {
     "absent": ("absent.txt", None, [], 3, "does not exist"),
     "no match": ("*.md", None, [], 3, "no file matches"),
-    "folder": (".", None, [], 3, "is a folder"),
+    "folder": (".", None, [], 3, "no file of a known kind"),
     "empty": ("x.txt", b"", [], 3, "no text in"),
     "blank": ("x.txt", b"\n \n\xe3\x80\x80\n", [], 3, "no text in"),
     "no token": ("x.txt", b"\xe2\x80\x8b\n\n\xe2\x80\x8b", [], 3, "no text in"),
@@ -97,7 +97,7 @@ def test_two_runs_at_once(preprocess, tmp_path, text_file, vocab_file, capsys):
 def test_full_disk(preprocess, tmp_path, text_file, vocab_file, capsys, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: FakeUsage())
     assert exit_code(preprocess, *arguments(tmp_path, text_file, vocab_file)) == 2
-    assert "GB are needed" in capsys.readouterr().err
+    assert "B are needed and 1.00kB are free" in capsys.readouterr().err
     assert names(tmp_path) == ["text.txt"]
 
 
@@ -105,10 +105,15 @@ def test_disk_that_fills_up(preprocess, tmp_path, text_file, vocab_file, capsys,
     def failing(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", failing)
-    assert exit_code(preprocess, *arguments(tmp_path, text_file, vocab_file)) == 2
-    assert "No space left on device" in capsys.readouterr().err
-    assert names(tmp_path) == ["text.txt"]
+    command = arguments(tmp_path, text_file, vocab_file)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        assert exit_code(preprocess, *command) == 2
+    error = capsys.readouterr().err
+    assert "No space left on device" in error
+    assert "goes on where it was" in error
+    assert exit_code(preprocess, *command) == 0
+    assert names(tmp_path)[0] == "text.txt", "nothing hidden is left"
 
 
 class FakeUsage:
@@ -125,6 +130,7 @@ def test_failure_anywhere_leaves_old_or_new(
     old = TokenStore.open(tmp_path / "train").fingerprint
     original, failures = getattr(os, function), 0
     while True:
+        other = [*command, "--random_seed", 1 + failures, "--overwrite"]
         calls = count()
 
         def failing(*arguments, calls=calls, failures=failures):
@@ -135,15 +141,19 @@ def test_failure_anywhere_leaves_old_or_new(
         with monkeypatch.context() as patch:
             patch.setattr(os, function, failing)
             try:
-                exit_code(preprocess, *command, "--random_seed", 1, "--overwrite")
+                exit_code(preprocess, *other)
                 break
             except DiskFull:
                 failures += 1
         store = TokenStore.open(tmp_path / "train")
         assert verify(store) == 5
-        if store.fingerprint != old:  # published; only the last flush failed
-            assert exit_code(preprocess, *command, "--overwrite") == 0
+        assert exit_code(preprocess, *other) == 0
+        new = TokenStore.open(tmp_path / "train")
+        assert verify(new) == 5
+        assert new.fingerprint != old
+        assert store.fingerprint in (old, new.fingerprint)
         assert names(tmp_path)[0] == "text.txt", "nothing hidden is left"
+        old = new.fingerprint
     assert failures >= 1
 
 
@@ -184,13 +194,15 @@ def test_killed_run_leaves_no_data_set(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     ) as process:
-        wait_for(tmp_path / ".train.partial/new/scratch/rows.npy", process)
+        wait_for(tmp_path / ".train.partial/made32/rows.npy", process)
         process.send_signal(stop)
         error = process.stderr.read().decode()
     assert process.returncode == (130 if stop == signal.SIGINT else -stop)
     assert "Traceback" not in error
     assert not (tmp_path / "train").exists()
-    assert exit_code(preprocess, *command) == 0
+    assert exit_code(preprocess, *command) == 2
+    assert "unfinished data set made from other text or options" in capsys.readouterr().err
+    assert exit_code(preprocess, *command, "--overwrite") == 0
     assert verify(TokenStore.open(tmp_path / "train")) == 8
     assert names(tmp_path)[0] == "text.txt"
 
