@@ -126,6 +126,7 @@ def _build(
     """Fill a chunk with whole documents, from the one at `place` on, while they surely fit."""
     scratch = np.empty((2, max_num_tokens + NUM_SPECIAL_TOKENS), np.int64)
     sequence = np.empty(scratch.shape[1], np.int64)
+    is_masked = np.empty(scratch.shape[1], np.uint8)
     num_rows = num_masks = 0
     while place < len(order):
         document = order[place]
@@ -157,6 +158,7 @@ def _build(
                 separator,
                 rules,
                 scratch,
+                is_masked,
                 chunk.positions[num_masks:],
                 chunk.replacements[num_masks:],
             )

@@ -124,17 +124,18 @@ def _replacement(stream, token, rules):
 
 
 @njit(cache=True, nogil=True)
-def google_masks(state, sequence, separator, rules, scratch, positions, replacements):
-    """Choose the masks of one sequence with the draws of Google's script, in its order.
+def google_masks(state, sequence, separator, rules, scratch, is_masked, positions, replacements):
+    """Mask one sequence in place, with the draws of Google's script in its order.
 
     Args:
         state: state of the random generator, see `ds_bert.mersenne_twister`.
-        sequence: integers [L], [CLS] A [SEP] B [SEP]; stays as it is.
+        sequence: integers [L], [CLS] A [SEP] B [SEP]; masks are written into it.
         separator: position of the first [SEP].
         rules: from `masking_rules`.
         scratch: int64 [2, L or more], overwritten.
+        is_masked: uint8 [L or more], overwritten.
         positions: written: ascending positions of the masked tokens.
-        replacements: written: the ids that the model sees there.
+        replacements: written: the ids that stand there now.
 
     Returns:
         Number of masked tokens.
@@ -144,6 +145,7 @@ def google_masks(state, sequence, separator, rules, scratch, positions, replacem
     shuffle(state, words[:num_words])
     num_tokens = len(sequence) - NUM_SPECIAL_TOKENS
     wanted = num_predictions(num_tokens, rules.masked_lm_prob, rules.max_predictions_per_seq)
+    is_masked[: len(sequence)] = 0
     count = 0
     for word in words[:num_words]:
         if count >= wanted:
@@ -153,9 +155,15 @@ def google_masks(state, sequence, separator, rules, scratch, positions, replacem
             continue
         for position in range(word, ends[word]):
             if position != separator:
-                replacement = _google_replacement(state, sequence[position], rules)
-                _insert(positions, replacements, count, position, replacement)
-                count += 1
+                sequence[position] = _google_replacement(state, sequence[position], rules)
+                is_masked[position] = 1
+        count += size
+    count = 0
+    for position in range(len(sequence)):
+        if is_masked[position]:
+            positions[count] = position
+            replacements[count] = sequence[position]
+            count += 1
     return count
 
 
@@ -189,15 +197,3 @@ def _split_words(sequence, separator, rules, words, ends):
             num_words += 1
         ends[words[num_words - 1]] = position + 1
     return num_words
-
-
-@njit(cache=True, nogil=True)
-def _insert(positions, replacements, count, position, replacement):
-    """Insert into the first `count` items, which are sorted by position."""
-    place = count
-    while place > 0 and positions[place - 1] > position:
-        positions[place] = positions[place - 1]
-        replacements[place] = replacements[place - 1]
-        place -= 1
-    positions[place] = position
-    replacements[place] = replacement

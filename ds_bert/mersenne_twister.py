@@ -61,12 +61,19 @@ def _following(words, index):
 
 @njit(cache=True, nogil=True)
 def _refill(state):
-    for index in range(_SIZE):
-        high = state[index] & np.uint32(0x80000000)
-        word = high | (state[(index + 1) % _SIZE] & np.uint32(0x7FFFFFFF))
-        odd = np.uint32(0x9908B0DF) if word & np.uint32(1) else np.uint32(0)
-        state[index] = state[(index + _MIDDLE) % _SIZE] ^ (word >> np.uint32(1)) ^ odd
+    for index in range(_SIZE - _MIDDLE):
+        _twist(state, index, index + 1, index + _MIDDLE)
+    for index in range(_SIZE - _MIDDLE, _SIZE - 1):
+        _twist(state, index, index + 1, index + _MIDDLE - _SIZE)
+    _twist(state, _SIZE - 1, 0, _MIDDLE - 1)
     state[_SIZE] = 0
+
+
+@njit(cache=True, nogil=True)
+def _twist(state, index, following, middle):
+    word = (state[index] & np.uint32(0x80000000)) | (state[following] & np.uint32(0x7FFFFFFF))
+    odd = np.uint32(0x9908B0DF) * (word & np.uint32(1))
+    state[index] = np.uint32(state[middle] ^ (word >> np.uint32(1)) ^ odd)
 
 
 @njit(cache=True, nogil=True)
@@ -104,6 +111,12 @@ def randbelow(state, bound):
     num_bits = 0
     while bound >> num_bits:
         num_bits += 1
+    return _draw_below(state, bound, num_bits)
+
+
+@njit(cache=True, nogil=True)
+def _draw_below(state, bound, num_bits):
+    """Draws of `num_bits`, the bits of `bound`, until one is below it."""
     value = np.int64(getrandbits(state, num_bits))
     while value >= bound:
         value = np.int64(getrandbits(state, num_bits))
@@ -119,6 +132,11 @@ def randint(state, low, high):
 @njit(cache=True, nogil=True)
 def shuffle(state, items):
     """`Random.shuffle(items)` of a one-dimensional array, in place."""
+    num_bits = 0
+    while len(items) >> num_bits:
+        num_bits += 1
     for last in range(len(items) - 1, 0, -1):
-        other = randbelow(state, last + 1)
+        if (last + 1) >> (num_bits - 1) == 0:
+            num_bits -= 1
+        other = _draw_below(state, last + 1, num_bits)
         items[last], items[other] = items[other], items[last]

@@ -128,14 +128,17 @@ def test_whole_words_are_masked_as_a_whole_or_not_at_all(rules):
 def test_a_piece_at_the_start_of_b(rules, mode):
     """It starts a word in fast mode and goes on with A's last word in exact mode."""
     some = rules(do_whole_word_mask=True, masked_lm_prob=0.4, mode=mode)
-    sequence = np.array([2, WORD, WORD, 3, PIECE, WORD, 3], np.int32)
+    text = np.array([2, WORD, WORD, 3, PIECE, WORD, 3], np.int32)
     together = apart = 0
     for index in range(200):
         if mode == "fast":
             positions, _ = masks(some, [WORD, WORD], [PIECE, WORD], index)
         else:
             found, replacements, scratch = np.empty(8, int), np.empty(8, int), np.empty((2, 8), int)
-            count = google_masks(seeded(index), sequence, 3, some, scratch, found, replacements)
+            count = google_masks(
+                seeded(index), text.copy(), 3, some, scratch, np.empty(8, np.uint8), found,
+                replacements,
+            )  # fmt: skip
             positions = found[:count].tolist()
         together += {2, 4} <= set(positions)
         apart += len({2, 4} & set(positions)) == 1
