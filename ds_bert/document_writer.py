@@ -17,6 +17,7 @@ from ds_bert.text_input import Input
 from ds_bert.wordpiece import EncodedText, WordPieceTokenizer
 
 MIN_DOCUMENTS = 2  # the random next sentence comes from another document
+MAX_UNKNOWN = 0.5  # of the words; more is a vocabulary of another language
 STATISTICS = ("words", "unknown_words", "invalid_bytes")
 
 
@@ -121,4 +122,10 @@ def _check_documents(options: PreprocessOptions, counts: dict[str, int]) -> None
         raise DataError(
             "the input is a single document, so there is no other one to take a random next "
             "sentence from; put blank lines between documents, or use --mode exact to go on"
+        )
+    unknown = counts["unknown_words"] / max(1, counts["words"])
+    if options.mode == "fast" and unknown > MAX_UNKNOWN:
+        raise DataError(
+            f"{unknown:.0%} of the words are [UNK]: {options.vocab_file} is no vocabulary of this "
+            "text; scripts/create_vocab.py learns one from it"
         )

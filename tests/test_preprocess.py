@@ -245,3 +245,11 @@ def test_every_option_is_part_of_the_fingerprint(
     assert exit_code(preprocess, *command, *base) == 0
     assert exit_code(preprocess, *command, *base, *option) == 2
     assert "made from other text or options" in capsys.readouterr().err
+
+
+def test_a_vocabulary_of_another_language_is_refused(preprocess, tmp_path, vocab_file, capsys):
+    (tmp_path / "snow.txt").write_text("☃ ☃ the\n☃ ☃\n\n" * 30)
+    command = arguments(tmp_path, tmp_path / "snow.txt", vocab_file)
+    assert exit_code(preprocess, *command) == 3
+    assert "80% of the words are [UNK]" in capsys.readouterr().err
+    assert exit_code(preprocess, *command, "--mode", "exact") == 0
