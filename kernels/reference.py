@@ -90,6 +90,7 @@ def lamb_moments(
     beta1, beta2 = betas
     for segment in segments:
         p, g, m, v = _pieces(segment, parameter, gradient, exp_avg, exp_avg_sq)
+        g = g.float()
         if gradient_scale is not None:
             g = g * gradient_scale
         m.mul_(beta1).add_(g, alpha=1 - beta1)

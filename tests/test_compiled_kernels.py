@@ -1,0 +1,148 @@
+"""Every kernel compiles for Ampere and Hopper: nothing spilled, vectors where they must be.
+
+ptxas comes with triton, so this needs no GPU. It runs in a process of its own, since kernels that
+the interpreter has taken cannot be compiled. As a script it prints the table.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+HEAD = {"bias": "*fp32", "labels": "*i64", "log_sums": "*fp32", "V": "i32", "ignore_index": "i32"}
+PARTITION = {name: "*fp32" for name in ("parameter", "exp_avg", "exp_avg_sq")}
+PIECES = {name: "*i32" for name in ("blocks", "firsts", "lasts", "tensors")}
+PIECES["weight_decays"] = "*fp32"
+SCALARS = ("beta1", "beta2", "rest1", "rest2", "eps", "scale1", "scale2", "lr", "lowest", "highest")
+
+
+def cases():
+    """Name, kernel, argument types, constants and whether it reads and writes vectors."""
+    from ds_bert_kernels import lamb, masked_lm_head
+
+    for dtype in ("bf16", "fp16", "fp32"):
+        types = HEAD | {"logits": f"*{dtype}", "losses": "*fp32", "hits": "*i32"}
+        types["loss_gradient"] = "*fp32"
+        constants = {"BLOCK": masked_lm_head._BLOCK}
+        yield f"head forward {dtype}", masked_lm_head._rows_forward, types, constants, (True, False)
+        yield (
+            f"head backward {dtype}",
+            masked_lm_head._rows_backward,
+            types,
+            constants,
+            (True, True),
+        )
+    for dtype in ("bf16", "fp32"):
+        types = PARTITION | PIECES | dict.fromkeys(SCALARS, "fp32")
+        types |= {"gradient": f"*{dtype}", "gradient_scale": "*fp32", "adaptives": "*i32"}
+        for name in ("parameter_sums", "update_sums", "parameter_norms", "update_norms"):
+            types[name] = "*fp32"
+        for is_cut in (False, True):
+            constants = {"BLOCK": lamb.BLOCK, "IS_CUT": is_cut}
+            part = "cut" if is_cut else "whole"
+            vectors = (not is_cut, not is_cut)
+            yield f"lamb moments {dtype} {part}", lamb._moments, types, constants, vectors
+            if dtype == "fp32":
+                yield f"lamb apply {part}", lamb._apply, types, constants, vectors
+
+
+def compile_kernel(kernel, types, constants, capability):
+    """Registers, spilled bytes, vector loads and stores of one kernel."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+    aligned = [
+        (place,)
+        for place, (name, kind) in enumerate(signature.items())
+        if kind.startswith("*") or name == "V"
+    ]
+    source = ASTSource(
+        fn=kernel,
+        signature=signature,
+        constexprs=constants,
+        attrs={place: [["tt.divisibility", 16]] for place in aligned},
+    )
+    target = GPUTarget("cuda", capability, 32)
+    ptx = triton.compile(source, target=target, options={"num_warps": 8}).asm["ptx"]
+    return {
+        **assemble(ptx),
+        "vector_loads": len(re.findall(r"ld\.global\S*\.v[24]", ptx)),
+        "vector_stores": len(re.findall(r"st\.global\S*\.v[24]", ptx)),
+    }
+
+
+def assemble(ptx):
+    """What ptxas says; newer PTX needs the second one that triton brings."""
+    import triton
+
+    folder = Path(triton.__file__).parent / "backends/nvidia/bin"
+    name = re.search(r"\.target\s+(sm_\w+)", ptx).group(1)
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        said = "".join(
+            subprocess.run(
+                [folder / program, "-v", f"--gpu-name={name}", file.name, "-o", os.devnull],
+                capture_output=True,
+                text=True,
+            ).stderr
+            for program in ("ptxas", "ptxas-blackwell")
+            if (folder / program).exists()
+        )
+    spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said).groups()
+    return {
+        "registers": int(re.search(r"Used (\d+) registers", said).group(1)),
+        "spilled_bytes": sum(map(int, spills)),
+    }
+
+
+def main():
+    rows = [
+        {"kernel": name, "capability": capability, "vectors": vectors}
+        | compile_kernel(kernel, types, constants, capability)
+        for name, kernel, types, constants, vectors in cases()
+        for capability in (80, 90)
+    ]
+    print(json.dumps(rows) if "--json" in sys.argv else table(rows))
+
+
+def table(rows):
+    lines = ["| kernel | sm | registers | spilled bytes | vector loads | vector stores |"]
+    lines.append("|---|---:|---:|---:|---:|---:|")
+    columns = ("capability", "registers", "spilled_bytes", "vector_loads", "vector_stores")
+    lines += [f"| {r['kernel']} | {' | '.join(str(r[c]) for c in columns)} |" for r in rows]
+    return "\n".join(lines)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    pytest.importorskip("triton", reason="needs triton (extra dev)")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    result = subprocess.run(
+        [sys.executable, __file__, "--json"], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_nothing_is_spilled(rows):
+    assert {row["kernel"]: row["spilled_bytes"] for row in rows if row["spilled_bytes"]} == {}
+    assert len(rows) == 24
+
+
+def test_whole_rows_and_blocks_move_as_vectors(rows):
+    for row in rows:
+        loads, stores = row["vectors"]
+        assert (row["vector_loads"] > 0) is loads, row
+        assert (row["vector_stores"] > 0) is stores, row
+
+
+if __name__ == "__main__":
+    main()
