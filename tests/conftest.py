@@ -9,6 +9,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import pytest
+from data_util import synthetic_text
+from script_loader import load_script
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,3 +34,39 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the folder ../shared (real texts and vocabularies), which is absent")
     return folder
+
+
+@pytest.fixture(scope="session")
+def vocab_file(golden) -> Path:
+    """The uncased vocabulary of the test vectors."""
+    return golden / "vocab" / "uncased_vocab.txt"
+
+
+@pytest.fixture
+def text_file(tmp_path) -> Path:
+    """A text of 40 documents."""
+    path = tmp_path / "text.txt"
+    path.write_text(synthetic_text(40))
+    return path
+
+
+@pytest.fixture(scope="session")
+def preprocess():
+    """`main` of scripts/preprocess.py."""
+    return load_script("preprocess").main
+
+
+@pytest.fixture(scope="session")
+def inspect_data():
+    """`main` of scripts/inspect_data.py."""
+    return load_script("inspect_data").main
+
+
+@pytest.fixture(scope="module")
+def one_process_group():
+    """DeepSpeed keeps groups in global variables, so a process cannot leave and join again."""
+    from ds_bert import distributed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed, "shutdown", lambda: None)
+        yield

@@ -15,16 +15,6 @@ from ds_bert.corpus_page import report_page, report_text
 from ds_bert.store import META, TokenStore
 
 
-@pytest.fixture(scope="module")
-def preprocess():
-    return load_script("preprocess").main
-
-
-@pytest.fixture(scope="module")
-def vocab_file(golden):
-    return golden / "vocab" / "uncased_vocab.txt"
-
-
 @pytest.fixture
 def text_file(tmp_path):
     path = tmp_path / "text.txt"

@@ -12,21 +12,14 @@ from torch.nn.functional import cross_entropy
 from training_util import MODEL, make_data, padded, write_recipe
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertTokenizer
 
-from ds_bert import distributed, train
+from ds_bert import train
 from ds_bert.batches import evaluation_batches
 from ds_bert.evaluate import main
 from ds_bert.evaluation import EVALUATION_SEED, unigram_entropy
 from ds_bert.store import TokenStore
 
+pytestmark = pytest.mark.usefixtures("one_process_group")
 METRICS = ("mlm_loss", "perplexity", "mlm_accuracy", "nsp_loss", "nsp_accuracy")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_process_group():
-    """DeepSpeed keeps groups in global variables, so a process cannot leave and join again."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed, "shutdown", lambda: None)
-        yield
 
 
 @pytest.fixture(scope="module")

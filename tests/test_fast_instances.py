@@ -22,11 +22,6 @@ def text_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def vocab_file(golden):
-    return golden / "vocab" / "uncased_vocab.txt"
-
-
-@pytest.fixture(scope="module")
 def store(text_file, vocab_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("store") / "train"
     return make_store(folder, text_file, vocab_file, max_seq_length=(64,))

@@ -2,37 +2,12 @@
 
 import json
 
-import pytest
 from data_util import (
     arguments,
     exit_code,
-    synthetic_text,
 )
-from script_loader import load_script
 
 from ds_bert.store import TokenStore
-
-
-@pytest.fixture(scope="module")
-def preprocess():
-    return load_script("preprocess").main
-
-
-@pytest.fixture(scope="module")
-def inspect_data():
-    return load_script("inspect_data").main
-
-
-@pytest.fixture(scope="module")
-def vocab_file(golden):
-    return golden / "vocab" / "uncased_vocab.txt"
-
-
-@pytest.fixture
-def text_file(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text(synthetic_text(40))
-    return path
 
 
 def test_inspection(preprocess, inspect_data, tmp_path, text_file, vocab_file, capsys):

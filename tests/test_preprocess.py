@@ -13,10 +13,8 @@ from data_util import (
     file_hashes,
     make_store,
     names,
-    synthetic_text,
 )
 from reference_tokenizer import read_documents, tokenize
-from script_loader import load_script
 
 from ds_bert.inputs import find_inputs
 from ds_bert.store import TokenStore
@@ -25,23 +23,6 @@ from ds_bert.vocabulary import Vocabulary
 
 ENGLISH = ["en_a.txt", "en_b.txt"]
 ALL_INPUTS = [*ENGLISH, "pt.txt", "de.txt", "cjk.txt", "hostile.txt", "lone_cr.txt"]
-
-
-@pytest.fixture(scope="module")
-def preprocess():
-    return load_script("preprocess").main
-
-
-@pytest.fixture(scope="module")
-def vocab_file(golden):
-    return golden / "vocab" / "uncased_vocab.txt"
-
-
-@pytest.fixture
-def text_file(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text(synthetic_text(40))
-    return path
 
 
 def test_command(preprocess, tmp_path, text_file, vocab_file, capsys):

@@ -9,30 +9,11 @@ import time
 from itertools import count
 
 import pytest
-from data_util import arguments, exit_code, file_hashes, names, synthetic_text
-from script_loader import load_script
+from data_util import arguments, exit_code, file_hashes, names
 
 from ds_bert import output_folder
 from ds_bert.store import TokenStore
 from ds_bert.verification import verify
-
-
-@pytest.fixture(scope="module")
-def preprocess():
-    return load_script("preprocess").main
-
-
-@pytest.fixture(scope="module")
-def vocab_file(golden):
-    return golden / "vocab" / "uncased_vocab.txt"
-
-
-@pytest.fixture
-def text_file(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text(synthetic_text(40))
-    return path
-
 
 BAD = {
     "absent": ("absent.txt", None, [], 3, "does not exist"),

@@ -33,11 +33,6 @@ class Interruption(BaseException):
 
 
 @pytest.fixture(scope="module")
-def vocab_file(golden):
-    return golden / "vocab" / "uncased_vocab.txt"
-
-
-@pytest.fixture(scope="module")
 def text_files(golden, tmp_path_factory):
     """Three texts, one without a line feed at its end."""
     folder = tmp_path_factory.mktemp("text")

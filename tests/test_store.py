@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 from data_util import exit_code, make_store, synthetic_text
-from script_loader import load_script
 
 from ds_bert.errors import DataError
 from ds_bert.npy_file import BLOCK_BYTES, NpyWriter, damaged_block
@@ -29,11 +28,6 @@ def original(golden, tmp_path_factory):
 @pytest.fixture
 def folder(original, tmp_path):
     return shutil.copytree(original, tmp_path / "train")
-
-
-@pytest.fixture(scope="module")
-def inspect_data():
-    return load_script("inspect_data").main
 
 
 def open_all(folder):

@@ -17,16 +17,9 @@ from transformers import (
     pipeline,
 )
 
-from ds_bert import distributed
 from ds_bert.train import main
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_process_group():
-    """DeepSpeed keeps groups in global variables, so a process cannot leave and join again."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed, "shutdown", lambda: None)
-        yield
+pytestmark = pytest.mark.usefixtures("one_process_group")
 
 
 @pytest.fixture(scope="module")
