@@ -28,8 +28,8 @@ class PieceTable(NamedTuple):
         blocks: int32 [P], the block of each piece; likewise the following.
         first: int32 [P], first element within the block.
         last: int32 [P], the one after the last.
-        tensor: int32 [P], index of the tensor.
         weight_decay: fp32 [P].
+        tensor: int32 [P], index of the tensor.
         adaptive: int32 [P], 1 where the trust ratio counts.
         members: int32 [P], the pieces sorted by tensor.
         starts: int32 [num_tensors + 1], each tensor's first place in `members`.
@@ -39,8 +39,8 @@ class PieceTable(NamedTuple):
     blocks: Tensor
     first: Tensor
     last: Tensor
-    tensor: Tensor
     weight_decay: Tensor
+    tensor: Tensor
     adaptive: Tensor
     members: Tensor
     starts: Tensor
@@ -67,7 +67,7 @@ def lamb_moments(
     for part, is_cut in _launches(table):
         _moments[(part.stop - part.start,)](
             parameter, gradient, exp_avg, exp_avg_sq, gradient_scale,
-            *(column[part] for column in table[1:6]), *partials[:, part],
+            *(column[part] for column in table[1:5]), *partials[:, part],
             *betas, 1 - betas[0], 1 - betas[1], eps, *(1 / c for c in bias_corrections),
             BLOCK=BLOCK, IS_CUT=is_cut, num_warps=8,
         )  # fmt: skip
@@ -117,12 +117,12 @@ def piece_table(
             block = position // BLOCK
             stop = min(end, (block + 1) * BLOCK)
             first, last = position - block * BLOCK, stop - block * BLOCK
-            piece = (block, first, last, segment.tensor, segment.weight_decay, segment.adaptive)
+            piece = (block, first, last, segment.weight_decay, segment.tensor, segment.adaptive)
             (whole if last - first == BLOCK else cut).append(piece)
             position = stop
     columns = list(zip(*(whole + cut), strict=True)) or [()] * 6
-    dtypes = (torch.int32,) * 4 + (torch.float32, torch.int32)
-    blocks, firsts, lasts, tensor, weight_decay, adaptive = (
+    dtypes = (torch.int32,) * 3 + (torch.float32,) + (torch.int32,) * 2
+    blocks, firsts, lasts, weight_decay, tensor, adaptive = (
         torch.tensor(column, dtype=dtype, device=device)
         for column, dtype in zip(columns, dtypes, strict=True)
     )
@@ -132,7 +132,7 @@ def piece_table(
     counts[1:] = torch.bincount(of_tensor, minlength=num_tensors)
     starts = counts.cumsum(0).to(torch.int32)
     return PieceTable(
-        len(whole), blocks, firsts, lasts, tensor, weight_decay, adaptive, members, starts
+        len(whole), blocks, firsts, lasts, weight_decay, tensor, adaptive, members, starts
     )
 
 
@@ -150,7 +150,7 @@ def _direction(p, m, v, weight_decay, eps, scale1, scale2):
 @triton.jit
 def _moments(
     parameter, gradient, exp_avg, exp_avg_sq, gradient_scale,
-    blocks, firsts, lasts, tensors, weight_decays, parameter_sums, update_sums,
+    blocks, firsts, lasts, weight_decays, parameter_sums, update_sums,
     beta1, beta2, rest1, rest2, eps, scale1, scale2,
     BLOCK: tl.constexpr, IS_CUT: tl.constexpr,
 ):  # fmt: skip
@@ -197,7 +197,7 @@ def _add_up(
 @triton.jit
 def _apply(
     parameter, exp_avg, exp_avg_sq,
-    blocks, firsts, lasts, tensors, weight_decays, adaptives, parameter_norms, update_norms,
+    blocks, firsts, lasts, weight_decays, tensors, adaptives, parameter_norms, update_norms,
     lr, eps, scale1, scale2, lowest, highest,
     BLOCK: tl.constexpr, IS_CUT: tl.constexpr,
 ):  # fmt: skip

@@ -77,6 +77,7 @@ def test_inputs_that_are_not_contiguous():
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of numpy in the interpreter
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_a_row_that_is_not_finite_shows_in_the_loss(value):
     tensors, labels = inputs(8, 60, 16)
