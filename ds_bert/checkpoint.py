@@ -112,16 +112,20 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     return newest
 
 
-def model_folder(path: str) -> str:
+def find_model(path: str) -> tuple[str, Checkpoint | None]:
     """The Hugging Face folder behind a run or a checkpoint; any other name is that of a model.
+
+    Returns:
+        folder or hub id, and the checkpoint that the folder belongs to, already verified.
 
     Raises:
         CheckpointError: a run or checkpoint without anything undamaged.
     """
     folder = Path(path)
     if folder.name == CHECKPOINTS or (folder / CHECKPOINTS).is_dir() or step_of(folder) >= 0:
-        return str(open_checkpoint(folder).model_folder)
-    return path
+        checkpoint = open_checkpoint(folder)
+        return str(checkpoint.model_folder), checkpoint
+    return path, None
 
 
 def save_checkpoint(

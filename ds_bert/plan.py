@@ -36,6 +36,7 @@ class Plan:
     validation_table: InstanceTable | None
     model_config: BertConfig
     resume_from: Checkpoint | None
+    init_folder: str | None
     moments_from: Checkpoint | None
 
     @property
@@ -75,7 +76,10 @@ def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
     train_table = TokenStore.open(config.train_data).instances(config.max_seq_length)
     validation_table = _validation_table(config, train_table.store)
     resume_from = _find_start(config)
-    model_config = _model_config(config, train_table.store, resume_from)
+    init_folder, source = None, None
+    if config.init_from and resume_from is None:  # verified here, once: that reads all of it
+        init_folder, source = checkpoint.find_model(config.init_from)
+    model_config = _model_config(config, train_table.store, init_folder)
     plan = Plan(
         config=config,
         optimizer={"type": optimizer_type, "params": optimizer_params},
@@ -85,7 +89,8 @@ def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
         validation_table=validation_table,
         model_config=model_config,
         resume_from=resume_from,
-        moments_from=_find_moments(config) if resume_from is None else None,
+        init_folder=init_folder,
+        moments_from=_find_moments(config, source) if init_folder is not None else None,
     )
     _check_facts(plan)
     _check_disk(plan)
@@ -104,19 +109,16 @@ def _validation_table(config: TrainingConfig, train: TokenStore) -> InstanceTabl
     return store.instances(config.max_seq_length)
 
 
-def _model_config(
-    config: TrainingConfig, store: TokenStore, resume_from: Checkpoint | None
-) -> BertConfig:
+def _model_config(config: TrainingConfig, store: TokenStore, init_folder: str | None) -> BertConfig:
     model_config = pretrained.read_model_config(
         config.model, store.vocabulary, config.max_seq_length
     )
     if not pretrained.is_random_weights(config.model):
         pretrained.check_vocabulary(config.model, store.vocabulary)
-    if config.init_from and resume_from is None:
-        folder = checkpoint.model_folder(config.init_from)
-        other = pretrained.read_model_config(folder, store.vocabulary, config.max_seq_length)
-        pretrained.check_same_shape(model_config, other, folder)
-        pretrained.check_vocabulary(folder, store.vocabulary)
+    if init_folder is not None:
+        other = pretrained.read_model_config(init_folder, store.vocabulary, config.max_seq_length)
+        pretrained.check_same_shape(model_config, other, init_folder)
+        pretrained.check_vocabulary(init_folder, store.vocabulary)
     return model_config
 
 
@@ -131,16 +133,19 @@ def _find_start(config: TrainingConfig) -> Checkpoint | None:
         return None
     if config.resume != "auto":
         return checkpoint.open_checkpoint(config.resume)
-    newest = checkpoint.newest_good(folder, set_aside=True)
-    if newest is None and any(folder.glob("step_*.corrupt")):
+    newest = checkpoint.newest_good(folder, set_aside=not config.dry_run)
+    damaged = checkpoint.list_checkpoints(folder) or list(folder.glob("step_*.corrupt"))
+    if newest is None and damaged:
         raise CheckpointError(
             f"{folder}: every checkpoint is damaged; remove the folder to start from step 0"
         )
     return newest
 
 
-def _find_moments(config: TrainingConfig) -> Checkpoint | None:
-    return checkpoint.open_checkpoint(str(config.init_from)) if config.carry_moments else None
+def _find_moments(config: TrainingConfig, source: Checkpoint | None) -> Checkpoint | None:
+    if not config.carry_moments:
+        return None
+    return source or checkpoint.open_checkpoint(str(config.init_from))
 
 
 def _check_facts(plan: Plan) -> None:

@@ -59,9 +59,8 @@ def build_engine(plan: Plan) -> tuple[Any, torch.optim.Optimizer]:
     config = plan.config
     torch.manual_seed(config.seed)  # the same weights on every rank
     model = pretrained.build_model(config.model, plan.model_config)
-    if config.init_from and plan.resume_from is None:
-        folder = checkpoint.model_folder(config.init_from)
-        model.load_state_dict(pretrained.load_model(folder)[0].state_dict())
+    if plan.init_folder is not None:
+        model.load_state_dict(pretrained.load_model(plan.init_folder)[0].state_dict())
     optimizer = build_optimizer(model, plan.optimizer)
     scheduler = build_scheduler(
         optimizer,

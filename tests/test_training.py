@@ -286,9 +286,21 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, data, finished, capsys, d
     assert all(torch.equal(tensor, again[name]) for name, tensor in before.items())
 
 
-def test_no_good_checkpoint_left(tmp_path, data, finished, capsys):
+def test_a_dry_run_leaves_a_damaged_checkpoint_where_it_is(tmp_path, data, finished, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run/checkpoints/step_40/hf/config.json").unlink()
+    before = sorted(path for path in tmp_path.rglob("*"))
+    recipe = write_recipe(tmp_path, data, section={"max_steps": 50})
+    before += [recipe, tmp_path / "model.json"]
+    assert train(recipe, "--dry_run") == 0
+    assert "step_30" in capsys.readouterr().out
+    assert sorted(path for path in tmp_path.rglob("*")) == sorted(before)
+
+
+@pytest.mark.parametrize("flags", [[], ["--dry_run"]], ids=["run", "dry_run"])
+def test_no_good_checkpoint_left(tmp_path, data, finished, capsys, flags):
     shutil.copytree(finished, tmp_path / "run")
     for path in (tmp_path / "run").rglob("*model_states.pt"):
         path.write_bytes(b"x")
-    assert train(write_recipe(tmp_path, data)) == 4
+    assert train(write_recipe(tmp_path, data), *flags) == 4
     assert "every checkpoint is damaged" in capsys.readouterr().err
