@@ -134,7 +134,7 @@ def _find_start(config: TrainingConfig) -> Checkpoint | None:
     if config.resume != "auto":
         return checkpoint.open_checkpoint(config.resume)
     newest = checkpoint.newest_good(folder, set_aside=not config.dry_run)
-    damaged = checkpoint.list_checkpoints(folder) or list(folder.glob("step_*.corrupt"))
+    damaged = any(checkpoint.list_checkpoints(folder)) or any(folder.glob("step_*.corrupt"))
     if newest is None and damaged:
         raise CheckpointError(
             f"{folder}: every checkpoint is damaged; remove the folder to start from step 0"
