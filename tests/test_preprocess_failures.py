@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from itertools import count
 
 import pytest
@@ -170,10 +171,12 @@ def test_killed_run_leaves_no_data_set(
 ):
     command = arguments(tmp_path, text_file, vocab_file, "--mode", "exact")
     slow = [*command, "--dupe_factor", 20_000]
+    # A suite started in the background of a script ignores SIGINT, and so would its children.
     with subprocess.Popen(
         [sys.executable, root / "scripts/preprocess.py", *map(str, slow)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:
         wait_for(tmp_path / ".train.partial/made32/rows.npy", process)
         process.send_signal(stop)
