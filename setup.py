@@ -29,6 +29,7 @@ setup(
         "datasets>=4",
         "numpy>=2.0",
         "numba>=0.62",
+        "psutil",
         "safetensors",
         "tokenizers",
         "tqdm",

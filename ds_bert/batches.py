@@ -5,27 +5,33 @@ number, the same for any number of ranks, and no order is ever stored.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ds_bert.collate import collate, count_masked_tokens
+from ds_bert.collate import collate, count_masked_tokens, sequence_lengths
+from ds_bert.packing import deal
 from ds_bert.random_streams import permuted
 from ds_bert.store import InstanceTable
 
 _STEPS_AHEAD = 2
+_SHAPE_STEP = 128  # tokens; packed batches then have few shapes
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The tensors of `ds_bert.collate.BatchArrays`, and the sequence lengths as Python integers."""
+    """The tensors of `ds_bert.collate.BatchArrays`, and the sequence lengths as Python integers.
+
+    A padded batch has some tokens more, which form one more sequence in `cu_seqlens` only.
+    """
 
     input_ids: Tensor
     token_type_ids: Tensor
@@ -41,13 +47,32 @@ class Batch:
         """Number of sequences B."""
         return len(self.sequence_lengths)
 
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens T without padding."""
+        return sum(self.sequence_lengths)
+
+    def padded(self, multiple: int) -> Self:
+        """The batch with its number of tokens rounded up by tokens that count for nothing."""
+        missing = -self.num_tokens % multiple
+        return replace(
+            self,
+            input_ids=F.pad(self.input_ids, (0, missing)),
+            token_type_ids=F.pad(self.token_type_ids, (0, missing)),
+            position_ids=F.pad(self.position_ids, (0, missing)),
+            cu_seqlens=F.pad(self.cu_seqlens, (0, 1), value=self.num_tokens + missing),
+        )
+
     def to(self, device: torch.device) -> Self:
-        """The batch on a device."""
-        tensors = {
-            name: value.to(device, non_blocking=True)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
-        }
+        """The batch on a device; the copy does not wait if the batch is pinned."""
+        return self._with_each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Self:
+        """The batch in page-locked memory."""
+        return self._with_each(Tensor.pin_memory)
+
+    def _with_each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        tensors = {n: change(value) for n, value in vars(self).items() if isinstance(value, Tensor)}
         return type(self)(**tensors, sequence_lengths=self.sequence_lengths)
 
 
@@ -79,6 +104,8 @@ class TrainingBatches:
         seed: of the order and the masks.
         masking: "dynamic" for new masks in every epoch, "static" for the same in all. Masks that
             are stored in the data set are taken as they are.
+        packed: deal the sequences of a step out so that all micro-batches of all ranks have nearly
+            the same number of tokens, rounded up to a multiple of 128.
     """
 
     table: InstanceTable
@@ -88,6 +115,7 @@ class TrainingBatches:
     world_size: int
     seed: int
     masking: Literal["dynamic", "static"] = "dynamic"
+    packed: bool = False
 
     def __post_init__(self):
         assert self.train_batch_size % (self.micro_batch_size * self.world_size) == 0
@@ -95,13 +123,14 @@ class TrainingBatches:
     def step(self, first_sample: int) -> Step:
         """The step that starts at a sample (0, train_batch_size, ... in a run)."""
         indices, epochs = self._locate(first_sample)
-        share = self.train_batch_size // self.world_size
-        first = self.rank * share
+        mine = np.split(self._shared_out(indices), self.world_size)[self.rank]
         micro_batches = [
-            make_batch(self.table, indices[part], epochs[part], self.seed)
-            for start in range(first, first + share, self.micro_batch_size)
-            for part in [slice(start, start + self.micro_batch_size)]
+            make_batch(self.table, indices[part], epochs[part], self.seed) for part in mine
         ]
+        if self.packed:
+            micro_batches = [batch.padded(_SHAPE_STEP) for batch in micro_batches]
+        if torch.cuda.is_available():
+            micro_batches = [batch.pinned() for batch in micro_batches]
         num_masked_tokens = count_masked_tokens(self.table, indices, epochs, self.seed)
         return Step(micro_batches, num_masked_tokens, self.train_batch_size)
 
@@ -121,6 +150,13 @@ class TrainingBatches:
                 waiting.append(executor.submit(self.step, sample))
                 sample += self.train_batch_size
             yield waiting.popleft().result()
+
+    def _shared_out(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Samples of all micro-batches [ranks x accumulation, micro_batch_size], rank by rank."""
+        if not self.packed:
+            return np.arange(len(indices)).reshape(-1, self.micro_batch_size)
+        lengths = sequence_lengths(self.table, indices)
+        return deal(lengths, len(indices) // self.micro_batch_size)
 
     def _locate(self, first_sample: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows and mask epochs of a step's samples over all ranks."""

@@ -83,6 +83,11 @@ def collate(
     )
 
 
+def sequence_lengths(table: InstanceTable, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Tokens of rows of a table, special tokens included."""
+    return _num_tokens(table.rows.take(indices)) + NUM_SPECIAL_TOKENS
+
+
 def count_masked_tokens(
     table: InstanceTable, indices: NDArray[np.int64], epochs: NDArray[np.int64], seed: int
 ) -> int:

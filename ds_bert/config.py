@@ -19,6 +19,7 @@ from typing import Any, Literal
 from ds_bert.errors import ConfigurationError
 
 SECTION = "ds_bert"
+MICRO_BATCH = "train_micro_batch_size_per_gpu"  # DeepSpeed's key; the only one with a flag
 
 
 def option(default: Any, text: str, aliases: Iterable[str] = ()) -> Any:
@@ -77,6 +78,15 @@ class TrainingConfig:
     )
     carry_moments: bool = option(
         False, "with init_from: take the optimizer's moments of that checkpoint as well"
+    )
+    packed: bool = option(
+        False, "deal sequences out so that micro-batches have nearly the same number of tokens"
+    )
+    compile_layers: Literal["auto", "on", "off"] = option(
+        "auto", "fuse each layer's element-wise work with torch.compile; auto: on a GPU"
+    )
+    fp8: bool = option(
+        False, "run the layers' matrix products in fp8 (bf16 recipes on Ada, Hopper and later)"
     )
     dry_run: bool = option(False, "check everything and print the plan without training")
 
@@ -137,6 +147,11 @@ def parse_command_line(argv: list[str] | None = None) -> tuple[TrainingConfig, d
     )
     parser.add_argument("--ds_config", required=True, help="JSON file: the recipe")
     parser.add_argument("--local_rank", type=int, default=-1, help="set by the launcher")
+    parser.add_argument(
+        "--train_micro_batch_size",
+        type=_number_or_word,
+        help=f"sequences per forward pass and rank, or auto (measured); instead of {MICRO_BATCH}",
+    )
     recipe = load_json(parser.parse_args(argv).ds_config)
     section = recipe.pop(SECTION, {})
     names = [item.name for item in dataclasses.fields(TrainingConfig)]
@@ -144,6 +159,8 @@ def parse_command_line(argv: list[str] | None = None) -> tuple[TrainingConfig, d
     parser.set_defaults(**section)
     values = vars(parser.parse_args(argv))
     _override_warmup(values, section)
+    if values["train_micro_batch_size"] is not None:
+        recipe[MICRO_BATCH] = values["train_micro_batch_size"]
     return TrainingConfig(**{name: values[name] for name in names}), recipe
 
 
@@ -153,6 +170,13 @@ def _override_warmup(values: dict[str, Any], section: dict[str, Any]) -> None:
     flags = [name for name in names if values[name] != section.get(name)]
     if len(flags) == 1:
         values.update({name: None for name in names if name not in flags})
+
+
+def _number_or_word(text: str) -> int | str:
+    try:
+        return int(text)
+    except ValueError:
+        return text  # checked with the value of the file: `engine_config.plan_batch`
 
 
 def load_json(path: str | Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Works the same under the `deepspeed` launcher, torchrun, srun and as one plain process.
 """
 
+import ctypes
 import logging
 import os
 import sys
@@ -16,6 +17,8 @@ import torch.distributed as dist
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when DeepSpeed is first imported
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
 
 def rank() -> int:
     """This process's rank, from the launcher's environment; 0 for a plain process."""
@@ -25,6 +28,18 @@ def rank() -> int:
 def world_size() -> int:
     """Number of ranks, from the launcher's environment; 1 for a plain process."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def ranks_on_this_machine() -> int:
+    """Number of ranks that share this machine's cores and memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
+
+
+def local_device() -> torch.device:
+    """This rank's GPU, or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def log(message: str) -> None:
@@ -44,13 +59,12 @@ def setup() -> torch.device:
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     if world_size() == 1:
         os.environ.setdefault("MASTER_PORT", "0")  # any free port: nobody else has to find it
-    local_rank = int(os.environ["LOCAL_RANK"])
-    if torch.cuda.is_available():
-        device = torch.device("cuda", local_rank)
+    device = local_device()
+    if device.type == "cuda":
         torch.cuda.set_device(device)
     else:
-        device = torch.device("cpu")
         _use_own_share_of_cores()
+        _keep_freed_memory()
     _init_deepspeed(device)
     return device
 
@@ -67,8 +81,18 @@ def _quiet() -> None:
 def _use_own_share_of_cores() -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0))
-        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
-        torch.set_num_threads(max(1, cores // ranks_here))
+        torch.set_num_threads(max(1, cores // ranks_on_this_machine()))
+
+
+def _keep_freed_memory() -> None:
+    """Let malloc reuse large blocks; by default each temporary tensor costs its page faults again.
+
+    The numbers are those of glibc's malloc.h; other C libraries have no mallopt or ignore them.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def _init_deepspeed(device: torch.device) -> None:

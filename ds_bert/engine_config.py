@@ -8,8 +8,10 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-from ds_bert.config import check_keys
+from ds_bert.config import MICRO_BATCH, check_keys
 from ds_bert.errors import ConfigurationError
+
+AUTO = "auto"  # as micro-batch size: to be measured (micro_batch.py)
 
 _PRECISION = {
     "enabled",
@@ -80,24 +82,26 @@ class BatchPlan:
 
 
 def plan_batch(recipe: dict[str, Any], world_size: int) -> BatchPlan:
-    """Derive the accumulation for this number of ranks.
+    """Derive the accumulation for this number of ranks; "auto" counts as a micro-batch of 1.
 
     Raises:
         ConfigurationError: a size is missing or not positive, or the equation has no solution;
             the message names the nearest sizes that have one.
     """
-    sizes = {}
-    for key in ("train_batch_size", "train_micro_batch_size_per_gpu"):
-        value = recipe.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigurationError(
-                f"{key}: found {value!r}, expected a whole number of at least 1"
-            )
-        sizes[key] = value
-    batch, micro = sizes.values()
+    batch = _size(recipe, "train_batch_size")
+    micro = 1 if recipe.get(MICRO_BATCH) == AUTO else _size(recipe, MICRO_BATCH, f', or "{AUTO}"')
     if batch % (micro * world_size) == 0:
         return BatchPlan(batch, micro, batch // (micro * world_size), world_size)
     raise ConfigurationError(_impossible_batch(batch, micro, world_size))
+
+
+def _size(recipe: dict[str, Any], key: str, otherwise: str = "") -> int:
+    value = recipe.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigurationError(
+            f"{key}: found {value!r}, expected a whole number of at least 1{otherwise}"
+        )
+    return value
 
 
 def _impossible_batch(batch: int, micro: int, world_size: int) -> str:
@@ -165,6 +169,19 @@ def zero_stage(recipe: dict[str, Any]) -> Any:
 def precision(recipe: dict[str, Any]) -> str:
     """The dtype of weights and activations: "fp32", "bf16" or "fp16"."""
     return next((k for k in ("bf16", "fp16") if recipe.get(k, {}).get("enabled")), "fp32")
+
+
+def weight_dtype(recipe: dict[str, Any]) -> str:
+    """The dtype of the model's weights, by torch's name."""
+    return {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[precision(recipe)]
+
+
+def activation_dtype(recipe: dict[str, Any]) -> str:
+    """The dtype that the layers compute in, by torch's name."""
+    autocast = recipe.get("torch_autocast", {})
+    if autocast.get("enabled"):
+        return autocast.get("dtype", "bfloat16").removeprefix("torch.")
+    return weight_dtype(recipe)
 
 
 def resolve_engine_config(recipe: dict[str, Any], batch: BatchPlan) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from ds_bert_kernels.reference import Segment, lamb_apply, lamb_moments
+from ds_bert_kernels.dispatch import implementation
+from ds_bert_kernels.reference import Segment
 from torch import Tensor
 
 from ds_bert.flat_partition import cut_into_pieces, layout_problem
@@ -155,12 +156,13 @@ class Lamb(torch.optim.Optimizer):
         group, state = self.param_groups[0], self._state_of(parameter)
         state["step"] += 1
         partition = parameter.view(-1)
+        kernel = implementation("lamb", partition)
         moments = (state["exp_avg"].view(-1), state["exp_avg_sq"].view(-1))
         constants = {
             "eps": group["eps"],
             "bias_corrections": _bias_corrections(group, float(state["step"])),
         }
-        squared_norms = lamb_moments(
+        squared_norms = kernel.lamb_moments(
             partition,
             gradient.reshape(-1),
             *moments,
@@ -170,7 +172,7 @@ class Lamb(torch.optim.Optimizer):
             gradient_scale=gradient_scale,
             **constants,
         )
-        lamb_apply(
+        kernel.lamb_apply(
             partition,
             *moments,
             segments,

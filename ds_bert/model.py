@@ -1,19 +1,21 @@
 """BertForPreTraining on unpadded batches: stock modules and parameter names, own forward.
 
-The sequences of a micro-batch stand one after the other in one row of tokens. Attention is
-entered through transformers' AttentionInterface and never looks across a sequence; the masked-LM
-head sees only the positions that have a label.
+The sequences of a micro-batch stand one after the other in one row of tokens. Attention never
+looks across a sequence; the masked-LM head sees only the positions that have a label.
 """
 
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from ds_bert_kernels.reference import masked_lm_loss
+from ds_bert_kernels.dispatch import implementation
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, BertForPreTraining
+from transformers import BertForPreTraining
 
-ATTENTION = "ds_bert_unpadded"
+from ds_bert.attention import choose_attention
+from ds_bert.dropout import replace_dropout
+from ds_bert.encoder import Encoder
+from ds_bert.fp8 import use_fp8
 
 
 class LossSums(NamedTuple):
@@ -36,7 +38,35 @@ class BertForUnpaddedPreTraining(BertForPreTraining):
 
     def __init__(self, config):
         super().__init__(config)
-        self.set_attn_implementation(ATTENTION)
+        self._encode = Encoder()
+        replace_dropout(self)
+
+    def prepare(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        compile_layers: bool | None = None,
+        fp8: bool = False,
+    ) -> list[str]:
+        """Choose how the encoder runs on a device.
+
+        Args:
+            device: where the model will be.
+            dtype: of its activations.
+            compile_layers: fuse with torch.compile; None: on CUDA.
+            fp8: run the layers' matrix products in fp8; see `ds_bert.fp8.check_fp8`.
+
+        Returns:
+            what was chosen, in words, then why other attention kernels were not.
+        """
+        if fp8:
+            use_fp8(self.bert.encoder)
+        heads, size = self.config.num_attention_heads, self.config.hidden_size
+        attention, refused = choose_attention(device, dtype, heads, size // heads)
+        compiled = device.type == "cuda" if compile_layers is None else compile_layers
+        self._encode = Encoder(attention, compiled)
+        chosen = [attention.__name__, *["compiled layers"] * compiled, *["fp8"] * fp8]
+        return [", ".join(chosen), *refused]
 
     def forward(self, batch) -> LossSums:  # type: ignore[override]
         """Masked-LM and next-sentence losses of one batch.
@@ -49,61 +79,19 @@ class BertForUnpaddedPreTraining(BertForPreTraining):
 
         Source: Devlin et al. 2019, section 3.1; the pooler reads each sequence's own [CLS].
         """
-        hidden = self.bert(
-            input_ids=batch.input_ids[None],
-            token_type_ids=batch.token_type_ids[None],
-            position_ids=batch.position_ids[None],
-            sequence_lengths=batch.sequence_lengths,
-        ).last_hidden_state[0]
+        hidden = self._encode(self.bert, batch)
         head = self.cls.predictions
-        masked_lm_sum, masked_lm_correct = masked_lm_loss(
-            head.transform(hidden[batch.masked_lm_positions]),
+        masked = head.transform(hidden.index_select(0, batch.masked_lm_positions))
+        kernel = implementation("masked_lm_head", masked)
+        masked_lm_sum, masked_lm_correct = kernel.masked_lm_loss(
+            masked,
             head.decoder.weight,
             head.decoder.bias,
             batch.masked_lm_labels,
         )
-        first_tokens = hidden[batch.cu_seqlens[:-1].long()]
+        first_tokens = hidden.index_select(0, batch.cu_seqlens[: batch.num_sequences])
         logits = self.cls.seq_relationship(self.bert.pooler(first_tokens[:, None])).float()
         labels = batch.next_sentence_labels
         next_sentence_sum = F.cross_entropy(logits, labels, reduction="sum")
         next_sentence_correct = (logits.argmax(-1) == labels).sum()
         return LossSums(masked_lm_sum, next_sentence_sum, masked_lm_correct, next_sentence_correct)
-
-
-def unpadded_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    sequence_lengths: list[int] | None = None,
-    **_,
-) -> tuple[Tensor, None]:
-    """Scaled dot-product attention within each sequence, one sequence after the other.
-
-    Args:
-        module: the calling attention module (not used).
-        query: [1, heads, T, head size].
-        key: as query.
-        value: as query.
-        attention_mask: not used, there is no padding.
-        dropout: probability of dropping an attention weight.
-        scaling: factor of the scores before the softmax.
-        sequence_lengths: tokens of each sequence, summing to T; None: one sequence.
-
-    Returns:
-        [1, T, heads, head size], and no attention weights.
-    """
-    lengths = sequence_lengths or [query.shape[2]]
-    parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    outputs = [
-        F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
-        for q, k, v in parts
-    ]
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
-
-
-AttentionInterface.register(ATTENTION, unpadded_attention)
-AttentionMaskInterface.register(ATTENTION, lambda *args, **kwargs: None)

@@ -41,6 +41,7 @@ def evaluate_path(
     length = max_seq_length or settings.get("max_seq_length") or max(store.sequence_lengths)
     table = store.instances(length)
     model = _load(checkpoint.find_model(path)[0], table, only_mlm).to(device)
+    model.prepare(device, model.dtype)
     metrics = evaluate(model, table, device, batch_size, max_sequences, progress=True)
     if only_mlm:
         metrics = {name: value for name, value in metrics.items() if not name.startswith("nsp_")}

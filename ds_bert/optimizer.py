@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import AdamW
 
 from ds_bert.config import check_keys
 from ds_bert.errors import ConfigurationError
@@ -41,7 +42,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def build_optimizer(model: nn.Module, optimizer_config: dict[str, Any]) -> Lamb | torch.optim.AdamW:
+def build_optimizer(model: nn.Module, optimizer_config: dict[str, Any]) -> Lamb | AdamW:
     """Build the optimizer that a recipe's "optimizer" section names.
 
     Args:
@@ -60,8 +61,7 @@ def build_optimizer(model: nn.Module, optimizer_config: dict[str, Any]) -> Lamb 
     name, params = check_optimizer(optimizer_config)
     groups = parameter_groups(model, params.pop("weight_decay"))
     params["betas"] = tuple(params["betas"])
-    kind = Lamb if name == "Lamb" else torch.optim.AdamW
-    optimizer = kind(groups, **params)
+    optimizer = Lamb(groups, **params) if name == "Lamb" else AdamW(groups, fused=True, **params)
     optimizer.register_load_state_dict_pre_hook(_keep_options)
     return optimizer
 

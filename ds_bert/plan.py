@@ -1,7 +1,7 @@
 """What a run is going to do: everything checked and every number resolved before it starts."""
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,21 @@ from transformers import BertConfig, BertForPreTraining
 
 from ds_bert import checkpoint, distributed, pretrained
 from ds_bert.checkpoint import Checkpoint
-from ds_bert.config import TrainingConfig
+from ds_bert.config import MICRO_BATCH, TrainingConfig
 from ds_bert.engine_config import (
+    AUTO,
     BatchPlan,
+    activation_dtype,
     check_engine_config,
     plan_batch,
     precision,
     resolve_engine_config,
+    weight_dtype,
     zero_stage,
 )
 from ds_bert.errors import CheckpointError, ConfigurationError, DataError
+from ds_bert.fp8 import check_fp8
+from ds_bert.model import BertForUnpaddedPreTraining
 from ds_bert.optimizer import check_optimizer
 from ds_bert.store import InstanceTable, TokenStore
 
@@ -30,7 +35,7 @@ class Plan:
 
     config: TrainingConfig
     optimizer: dict[str, Any]
-    engine_config: dict[str, Any]
+    recipe: dict[str, Any]
     batch: BatchPlan
     train_table: InstanceTable
     validation_table: InstanceTable | None
@@ -40,10 +45,35 @@ class Plan:
     moments_from: Checkpoint | None
 
     @property
+    def engine_config(self) -> dict[str, Any]:
+        """The dictionary for `deepspeed.initialize`."""
+        return resolve_engine_config(self.recipe, self.batch)
+
+    @property
+    def micro_batch_is_open(self) -> bool:
+        """Whether the micro-batch is still to be found (`ds_bert.micro_batch.settle`)."""
+        return self.recipe[MICRO_BATCH] == AUTO
+
+    def with_micro_batch(self, size: int) -> "Plan":
+        """The plan for micro-batches of `size` sequences."""
+        recipe = {**self.recipe, MICRO_BATCH: size}
+        return replace(self, recipe=recipe, batch=plan_batch(recipe, self.batch.world_size))
+
+    def prepare(self, model: BertForUnpaddedPreTraining, device: torch.device) -> list[str]:
+        """Choose how a model runs on a device; see its `prepare`."""
+        compiled = {"auto": None, "on": True, "off": False}[self.config.compile_layers]
+        return model.prepare(device, self.activation_dtype, compiled, self.config.fp8)
+
+    @property
     def num_parameters(self) -> int:
         """Trainable parameters, tied weights counted once."""
         with torch.device("meta"):
             return sum(p.numel() for p in BertForPreTraining(self.model_config).parameters())
+
+    @property
+    def activation_dtype(self) -> torch.dtype:
+        """What the layers compute in."""
+        return getattr(torch, activation_dtype(self.engine_config))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -83,7 +113,7 @@ def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
     plan = Plan(
         config=config,
         optimizer={"type": optimizer_type, "params": optimizer_params},
-        engine_config=resolve_engine_config(recipe, batch),
+        recipe=recipe,
         batch=batch,
         train_table=train_table,
         validation_table=validation_table,
@@ -92,6 +122,10 @@ def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
         init_folder=init_folder,
         moments_from=_find_moments(config, source) if init_folder is not None else None,
     )
+    if config.fp8:
+        dtype = getattr(torch, weight_dtype(plan.engine_config))
+        sizes = (model_config.hidden_size, model_config.intermediate_size)
+        check_fp8(distributed.local_device(), dtype, sizes)
     _check_facts(plan)
     _check_disk(plan)
     return plan
@@ -189,46 +223,3 @@ def checkpoint_bytes(plan: Plan) -> int:
     """About how large a checkpoint gets: masters, two moments, working copy, exported model."""
     working = 4 if precision(plan.engine_config) == "fp32" else 2
     return plan.num_parameters * (3 * 4 + working + 4)
-
-
-def describe(plan: Plan) -> str:
-    """The plan for a person, one fact a line."""
-    config, table = plan.config, plan.train_table
-    num_rows = len(table.rows)
-    samples = config.max_steps * plan.batch.train_batch_size
-    validation = plan.validation_table
-    start = "random weights" if pretrained.is_random_weights(config.model) else config.model
-    if config.init_from:
-        start = f"weights of {config.init_from}" + (" and its moments" * config.carry_moments)
-    if plan.resume_from:
-        start = f"resume from {plan.resume_from.folder}"
-    rows = {
-        "model": f"{config.model}, {plan.num_parameters:,} parameters",
-        "start": start,
-        "train data": f"{config.train_data}: {num_rows:,} instances of up to "
-        f"{config.max_seq_length} tokens, {len(table.store.tokens):,} tokens of text",
-        "validation data": f"{config.validation_data}: {len(validation.rows):,} instances"
-        if validation
-        else "none",
-        "batch": str(plan.batch),
-        "steps": f"{config.max_steps:,} = {samples:,} sequences = {samples / num_rows:.2f} epochs",
-        "schedule": f"{config.lr_scheduler_type}, warm-up {config.num_warmup_steps:,} steps",
-        "optimizer": f"{plan.optimizer['type']} {plan.optimizer['params']}",
-        "precision": f"{precision(plan.engine_config)}, ZeRO stage "
-        f"{zero_stage(plan.engine_config)}",
-        "checkpoint": f"about {checkpoint_bytes(plan) / 1e6:,.0f} MB each, "
-        f"{config.keep_checkpoints} kept in {config.output_dir}/checkpoints",
-    }
-    return "\n".join(f"{name:>16}: {text}" for name, text in rows.items())
-
-
-def as_record(plan: Plan) -> dict[str, Any]:
-    """The resolved configuration as plain JSON values."""
-    return {
-        "ds_bert": asdict(plan.config),
-        "deepspeed": plan.engine_config,
-        "optimizer": plan.optimizer,
-        "batch": asdict(plan.batch),
-        "model_config": plan.model_config.to_diff_dict(),
-        "facts": plan.facts,
-    }

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 # What a stream is for: streams of the same seed, epoch and index but another purpose are unrelated.
 INSTANCES, MASKS, ORDER, SPLIT = 1, 2, 3, 4
 
-_STEP = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, odd
+STEP = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, odd
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
 _ROUNDS = 6  # of the permutation
@@ -30,16 +30,16 @@ def mix(value):
 @njit(cache=True, nogil=True)
 def stream_key(seed, purpose, epoch, index):
     """Key of one stream, uint64; all arguments are integers of up to 64 bits."""
-    key = mix(np.uint64(seed) + _STEP)
-    key = mix((key ^ np.uint64(purpose)) + _STEP)
-    key = mix((key ^ np.uint64(epoch)) + _STEP)
-    return mix((key ^ np.uint64(index)) + _STEP)
+    key = mix(np.uint64(seed) + STEP)
+    key = mix((key ^ np.uint64(purpose)) + STEP)
+    key = mix((key ^ np.uint64(epoch)) + STEP)
+    return mix((key ^ np.uint64(index)) + STEP)
 
 
 @njit(cache=True, nogil=True)
 def uniform(key, number):
     """Draw `number` (0, 1, ...) of the stream `key`: float64 in [0, 1), a multiple of 2**-53."""
-    bits = mix(key + (np.uint64(number) + np.uint64(1)) * _STEP)
+    bits = mix(key + (np.uint64(number) + np.uint64(1)) * STEP)
     return np.int64(bits >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
@@ -73,7 +73,7 @@ def next_below(stream, bound):
 def next_index(stream, bound):
     """As `next_below` without floats, for bounds far under 2**32: the bias is bound / 2**32."""
     stream[1] += np.uint64(1)
-    high = mix(stream[0] + stream[1] * _STEP) >> np.uint64(32)
+    high = mix(stream[0] + stream[1] * STEP) >> np.uint64(32)
     return np.int64((high * np.uint64(bound)) >> np.uint64(32))
 
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
-from ds_bert import checkpoint, distributed, manifest, pretrained
+from ds_bert import checkpoint, distributed, manifest, micro_batch, pretrained
 from ds_bert.config import TrainingConfig
 from ds_bert.lamb import Lamb
 from ds_bert.optimizer import build_optimizer
-from ds_bert.plan import Plan, as_record, describe, make_plan
+from ds_bert.plan import Plan, make_plan
+from ds_bert.plan_report import as_record, describe
 from ds_bert.schedules import build_scheduler
 from ds_bert.trainer import State, Trainer
 
@@ -25,12 +26,12 @@ PACKAGES = ("torch", "deepspeed", "transformers", "numpy", "numba")
 def run(config: TrainingConfig, recipe: dict[str, Any]) -> int:
     """Check, build, restore and train; returns the exit code."""
     device = distributed.setup()
-    plan = make_plan(config, recipe)
+    plan = micro_batch.settle(make_plan(config, recipe), device)
     distributed.log(describe(plan))
     if config.dry_run:
         distributed.log("dry run: everything checked, nothing trained")
         return 0
-    engine, state = start(plan)
+    engine, state = start(plan, device)
     if state.step >= config.max_steps:
         distributed.log(f"already finished: {state.step:,} of {config.max_steps:,} steps")
         return 0
@@ -40,9 +41,9 @@ def run(config: TrainingConfig, recipe: dict[str, Any]) -> int:
     return Trainer(plan, engine, state, device).train()
 
 
-def start(plan: Plan) -> tuple[Any, State]:
+def start(plan: Plan, device: torch.device) -> tuple[Any, State]:
     """Build the engine and bring it to where the run starts or goes on."""
-    engine, optimizer = build_engine(plan)
+    engine, optimizer = build_engine(plan, device)
     torch.manual_seed(plan.config.seed + distributed.rank())  # dropout differs between ranks
     if plan.resume_from is not None:
         values = checkpoint.load_checkpoint(plan.resume_from, engine)
@@ -52,7 +53,7 @@ def start(plan: Plan) -> tuple[Any, State]:
     return engine, State()
 
 
-def build_engine(plan: Plan) -> tuple[Any, torch.optim.Optimizer]:
+def build_engine(plan: Plan, device: torch.device) -> tuple[Any, torch.optim.Optimizer]:
     """The DeepSpeed engine with model, optimizer and schedule; weights as the plan says."""
     import deepspeed
 
@@ -61,6 +62,7 @@ def build_engine(plan: Plan) -> tuple[Any, torch.optim.Optimizer]:
     model = pretrained.build_model(config.model, plan.model_config)
     if plan.init_folder is not None:
         model.load_state_dict(pretrained.load_model(plan.init_folder)[0].state_dict())
+    distributed.log(f"{'encoder':>16}: {'; '.join(plan.prepare(model, device))}")
     optimizer = build_optimizer(model, plan.optimizer)
     scheduler = build_scheduler(
         optimizer,

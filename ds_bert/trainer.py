@@ -55,6 +55,7 @@ class Trainer:
             world_size=distributed.world_size(),
             seed=config.seed,
             masking=config.masking,
+            packed=config.packed,
         )
         self.engine.train()
         with _stop_signals(self), self.progress, batches.iterate(state.samples) as steps:
@@ -93,7 +94,7 @@ class Trainer:
             self.engine.step()
             num_masked_tokens, num_sequences = len(batch.masked_lm_labels), batch.num_sequences
             self.sums.add(sums, num_masked_tokens, num_sequences)
-            self.progress.count(num_sequences, len(batch.input_ids))
+            self.progress.count(num_sequences, batch.num_tokens)
         self._after_step(step)
 
     def _after_step(self, step: Step) -> None:

@@ -14,13 +14,13 @@ FLOORS = {
     "learn_vocabulary npy_file store instance_options random_streams random_source "
     "mersenne_twister distributed manifest byte_stream compressed text_input row_input "
     "dataset_input spooled_input sentences inputs corpus parallel journal output_folder "
-    "model_vocabulary",
-    1: "instances google_instances sentence_pairs masking sequences collate model pretrained "
-    "optimizer lamb flat_partition schedules",
+    "model_vocabulary attention dropout",
+    1: "instances google_instances sentence_pairs masking sequences collate packing model "
+    "pretrained optimizer lamb flat_partition schedules encoder fp8",
     2: "batches metrics checkpoint export progress store_writer instance_writer "
     "document_writer preprocess_estimate preprocess_options corpus_report corpus_page "
-    "preprocess_report preprocessing plan evaluation",
-    3: "trainer run model_evaluation inspection verification",
+    "preprocess_report preprocessing plan plan_report evaluation",
+    3: "trainer micro_batch micro_batch_trial run model_evaluation inspection verification",
     4: "train evaluate",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
@@ -76,6 +76,7 @@ def test_kernels_stand_alone():
             "triton",
             "ds_bert_kernels",
             "functools",
+            "importlib",
             "typing",
             "collections",
         }

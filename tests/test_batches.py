@@ -7,6 +7,7 @@ from data_util import make_store
 
 from ds_bert.batches import TrainingBatches, evaluation_batches, make_batch
 from ds_bert.collate import count_masked_tokens
+from ds_bert.packing import deal
 
 LENGTH = 64
 TENSORS = ("input_ids", "token_type_ids", "position_ids", "masked_lm_positions", "masked_lm_labels")
@@ -115,6 +116,49 @@ def test_ranks_share_a_step_without_overlap(table, world_size):
         )
     masked = sum(len(batch.masked_lm_labels) for batch in micro_batches)
     assert {(part.num_masked_tokens, part.num_sequences) for part in parts} == {(masked, 8)}
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_packed_steps_hold_the_same_sequences(table, world_size):
+    def sequences(packed):
+        steps = [
+            batches(table, rank=r, world_size=world_size, micro_batch_size=2, packed=packed).step(8)
+            for r in range(world_size)
+        ]
+        micro_batches = [batch for step in steps for batch in step.micro_batches]
+        assert {batch.num_sequences for batch in micro_batches} == {2}
+        assert {step.num_masked_tokens for step in steps} == {
+            sum(len(batch.masked_lm_labels) for batch in micro_batches)
+        }
+        found = [
+            (*batch.input_ids[first:last].tolist(), label)
+            for batch in micro_batches
+            for first, last, label in zip(
+                batch.cu_seqlens, batch.cu_seqlens[1:], batch.next_sentence_labels, strict=False
+            )
+        ]
+        return micro_batches, sorted(found)
+
+    (plain, expected), (packed, found) = sequences(False), sequences(True)
+    assert found == expected
+    assert spread(packed) <= spread(plain)
+    for batch in packed:
+        assert len(batch.input_ids) % 128 == 0
+        assert batch.cu_seqlens[-1] == len(batch.input_ids)
+        assert batch.cu_seqlens[-2] == batch.num_tokens
+
+
+def spread(micro_batches):
+    return np.ptp([batch.num_tokens for batch in micro_batches])
+
+
+def test_lengths_are_dealt_out_evenly():
+    lengths = np.random.default_rng(1).integers(5, 513, 64 * 8)
+    dealt = deal(lengths, 8)
+    assert sorted(dealt.ravel()) == list(range(64 * 8))
+    sums = lengths[dealt].sum(1)
+    assert np.ptp(sums) < 0.01 * sums.mean()
+    assert np.ptp(lengths.reshape(8, 64).sum(1)) > 0.05 * sums.mean()
 
 
 def test_an_epoch_holds_every_row_once(plain_table):

@@ -1,5 +1,7 @@
 """The unpadded model is stock BertForPreTraining: same losses, same gradients."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from training_util import padded
 from transformers import BertConfig, BertForPreTraining
 
 from ds_bert.batches import make_batch
+from ds_bert.encoder import Encoder
 from ds_bert.model import BertForUnpaddedPreTraining
 
 CONFIG = {
@@ -77,24 +80,27 @@ def test_gradients_equal_those_of_transformers(models, batch):
 
 def test_sequences_do_not_see_each_other(models, batch):
     ours = models[0].eval()
+    first = batch.sequence_lengths[0]
+    changed = batch.input_ids.clone()
+    changed[first:] = 7
     with torch.no_grad():
-        before = ours.bert(
-            batch.input_ids[None],
-            token_type_ids=batch.token_type_ids[None],
-            position_ids=batch.position_ids[None],
-            sequence_lengths=batch.sequence_lengths,
-        ).last_hidden_state[0]
-        first = batch.sequence_lengths[0]
-        changed = batch.input_ids.clone()
-        changed[first:] = 7
-        after = ours.bert(
-            changed[None],
-            token_type_ids=batch.token_type_ids[None],
-            position_ids=batch.position_ids[None],
-            sequence_lengths=batch.sequence_lengths,
-        ).last_hidden_state[0]
+        before = Encoder()(ours.bert, batch)
+        after = Encoder()(ours.bert, replace(batch, input_ids=changed))
     assert torch.equal(before[:first], after[:first])
     assert not torch.equal(before[first:], after[first:])
+
+
+def test_padding_of_a_packed_batch_counts_for_nothing(models, batch):
+    ours = models[0].eval()
+    sums, gradients = [], []
+    for variant in (batch, batch.padded(128)):
+        ours.zero_grad()
+        sums.append(ours(variant))
+        our_loss(ours, variant).backward()
+        gradients.append([parameter.grad.clone() for parameter in ours.parameters()])
+    assert len(batch.input_ids) < len(batch.padded(128).input_ids)
+    torch.testing.assert_close(sums[0], sums[1], rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-7)
 
 
 def test_dropout_is_on_in_training(models, batch):

@@ -150,6 +150,21 @@ def test_fp16_is_accepted(tmp_path, data):
     assert train(recipe, "--dry_run") == 0
 
 
+def test_fp8_trains(tmp_path, data, capsys):
+    """Emulated on a CPU: slow, and the same code."""
+    bf16 = {"bf16": {"enabled": True}, "train_micro_batch_size_per_gpu": 8}
+    losses = {}
+    for flag in ("true", "false"):
+        folder = tmp_path / flag
+        folder.mkdir()
+        assert train(write_recipe(folder, data, **bf16), "--fp8", flag) == 0
+        assert (", fp8" in capsys.readouterr().out) == (flag == "true")
+        rows = (folder / "run/metrics.jsonl").read_text().splitlines()
+        losses[flag] = [json.loads(row)["mlm_loss"] for row in rows]
+    assert losses["true"] == pytest.approx(losses["false"], rel=0.01)
+    assert losses["true"] != losses["false"]
+
+
 def test_divergence_stops_the_run(tmp_path, data, capsys):
     section = {"max_steps": 20, "warmup_steps": 0, "max_consecutive_skips": 3}
     optimizer = {"type": "AdamW", "params": {"lr": 1e30}}
@@ -168,6 +183,7 @@ BAD = {
     "misspelt": ({"max_step": 3}, {}, 2, 'did you mean "max_steps"'),
     "misspelt engine key": ({}, {"gradient_cliping": 1.0}, 2, 'did you mean "gradient_clipping"'),
     "fp16 and bf16": ({}, {"fp16": {"enabled": True}, "bf16": {"enabled": True}}, 2, "both"),
+    "fp8 with fp16": ({"fp8": True}, {"fp16": {"enabled": True}}, 2, "found torch.float16"),
     "optimizer": ({}, {"optimizer": {"type": "Lamp"}}, 2, "Lamp"),
     "no optimizer": ({}, {"optimizer": None}, 2, 'no "optimizer"'),
     "optimizer parameter": (

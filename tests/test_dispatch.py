@@ -1,0 +1,16 @@
+"""The fused kernel serves CUDA tensors, its plain-torch twin all others."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from ds_bert_kernels import dispatch, reference
+
+
+@pytest.mark.parametrize("kernel", ["masked_lm_head", "lamb"])
+def test_choice(kernel, monkeypatch):
+    assert dispatch.implementation(kernel, torch.ones(1)) is reference
+    on_gpu = SimpleNamespace(is_cuda=True)
+    assert dispatch.implementation(kernel, on_gpu).__name__ == f"ds_bert_kernels.{kernel}"
+    monkeypatch.setattr(dispatch, "find_spec", lambda name: None)
+    assert dispatch.implementation(kernel, on_gpu) is reference
