@@ -82,16 +82,20 @@ class BertForUnpaddedPreTraining(BertForPreTraining):
         hidden = self._encode(self.bert, batch)
         head = self.cls.predictions
         masked = head.transform(hidden.index_select(0, batch.masked_lm_positions))
-        kernel = implementation("masked_lm_head", masked)
-        masked_lm_sum, masked_lm_correct = kernel.masked_lm_loss(
-            masked,
-            head.decoder.weight,
-            head.decoder.bias,
-            batch.masked_lm_labels,
-        )
+        operands = _autocast(masked, head.decoder.weight, head.decoder.bias)
+        kernel = implementation("masked_lm_head", operands[0])
+        masked_lm_sum, masked_lm_correct = kernel.masked_lm_loss(*operands, batch.masked_lm_labels)
         first_tokens = hidden.index_select(0, batch.cu_seqlens[: batch.num_sequences])
         logits = self.cls.seq_relationship(self.bert.pooler(first_tokens[:, None])).float()
         labels = batch.next_sentence_labels
         next_sentence_sum = F.cross_entropy(logits, labels, reduction="sum")
         next_sentence_correct = (logits.argmax(-1) == labels).sum()
         return LossSums(masked_lm_sum, next_sentence_sum, masked_lm_correct, next_sentence_correct)
+
+
+def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The operands that torch.autocast would give to a matrix product; kernels do not ask it."""
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    return tuple(tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors)

@@ -124,6 +124,8 @@ def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
     )
     if config.fp8:
         dtype = getattr(torch, weight_dtype(plan.engine_config))
+        if plan.activation_dtype != dtype:
+            raise ConfigurationError("fp8 and torch_autocast are both enabled; enable one of them")
         sizes = (model_config.hidden_size, model_config.intermediate_size)
         check_fp8(distributed.local_device(), dtype, sizes)
     _check_facts(plan)

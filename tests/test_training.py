@@ -150,6 +150,20 @@ def test_fp16_is_accepted(tmp_path, data):
     assert train(recipe, "--dry_run") == 0
 
 
+def test_autocast_trains(tmp_path, data, capsys):
+    """bf16 products of fp32 weights."""
+    autocast = {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
+    losses = []
+    for number, engine in enumerate((autocast, {})):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        assert train(write_recipe(folder, data, **engine)) == 0
+        row = json.loads((folder / "run/metrics.jsonl").read_text().splitlines()[0])
+        losses.append(row["mlm_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+    assert losses[0] != losses[1]
+
+
 def test_fp8_trains(tmp_path, data, capsys):
     """Emulated on a CPU: slow, and the same code."""
     bf16 = {"bf16": {"enabled": True}, "train_micro_batch_size_per_gpu": 8}
@@ -183,6 +197,12 @@ BAD = {
     "misspelt": ({"max_step": 3}, {}, 2, 'did you mean "max_steps"'),
     "misspelt engine key": ({}, {"gradient_cliping": 1.0}, 2, 'did you mean "gradient_clipping"'),
     "fp16 and bf16": ({}, {"fp16": {"enabled": True}, "bf16": {"enabled": True}}, 2, "both"),
+    "fp8 with autocast": (
+        {"fp8": True},
+        {"torch_autocast": {"enabled": True}},
+        2,
+        "fp8 and torch_autocast are both enabled",
+    ),
     "fp8 with fp16": ({"fp8": True}, {"fp16": {"enabled": True}}, 2, "found torch.float16"),
     "optimizer": ({}, {"optimizer": {"type": "Lamp"}}, 2, "Lamp"),
     "no optimizer": ({}, {"optimizer": None}, 2, 'no "optimizer"'),
