@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint, type check and the whole test suite, in an environment of its own (.venv). About 6 minutes.
+# Lint, type check and the whole test suite, in an environment of its own (.venv). About 8 minutes.
 #
 #   bash scripts/test.sh                      everything
 #   bash scripts/test.sh tests/test_store.py  only these tests; arguments go to pytest
