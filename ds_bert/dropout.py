@@ -1,6 +1,6 @@
 """Dropout on a CPU from a counter-based generator.
 
-Ten times as fast as torch's, whose generator makes one number after the other.
+Eight to ten times as fast as torch's, whose generator makes one number after the other.
 """
 
 import numpy as np
