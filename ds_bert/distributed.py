@@ -88,7 +88,10 @@ def _keep_freed_memory() -> None:
     """Let malloc reuse large blocks; by default each temporary tensor costs its page faults again.
 
     The numbers are those of glibc's malloc.h; other C libraries have no mallopt or ignore them.
+    torch then asks for huge pages, aligned to 2 MB: blocks of other sizes do not fit into the gaps
+    that freed ones leave, and fault again (torch reads the variable at its first allocation).
     """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)
