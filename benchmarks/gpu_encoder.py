@@ -12,6 +12,7 @@ import sys
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from suite import Report, relative_errors, require, start
 from torch import Tensor, nn
 from transformers import BertConfig
@@ -24,7 +25,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 
 from ds_bert.attention import choose_attention, looped_attention
 from ds_bert.encoder import Encoder
-from ds_bert.fp8 import use_fp8
+from ds_bert.fp8 import fp8_linear
 
 BARS = {"title": "One encoder layer, 65,536 tokens", "value": "ms", "unit": "ms"}
 TOLERANCES = {"compiled": 1e-3, "compiled fp8": 1e-2}
@@ -49,17 +50,15 @@ class Problem:
         self.gradient = torch.randn(count, size, device=device).to(dtype)
         self.borders = torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
 
-    def layer(self, dtype=None, fp8: bool = False, training: bool = True) -> nn.Module:
-        """A layer in training draws dropout; its matrix products run in fp8 if asked."""
+    def layer(self, dtype=None, training: bool = True) -> nn.Module:
+        """A layer in training draws dropout."""
         layer = BertLayer(self.config)
         layer.load_state_dict(self.weights)
-        if fp8:
-            use_fp8(layer)
         return layer.to(self.device, dtype or self.dtype).train(training)
 
 
 def forward(encoder: Encoder, layer: nn.Module, problem: Problem, hidden: Tensor) -> Tensor:
-    return encoder._layer(layer, hidden, problem.borders, MAX_LENGTH, encoder._attention)
+    return encoder.layer(layer, hidden, problem.borders, MAX_LENGTH)
 
 
 def results(encoder: Encoder, layer: nn.Module, problem: Problem) -> list[Tensor]:
@@ -90,15 +89,16 @@ def check(report: Report, name: str, config: BertConfig, attention, lengths: lis
         if reason := fp8 and fp8_problem(config, report.device):
             report.skip(name, impl, reason)
             continue
-        plain = errors(results(Encoder(attention), build(fp8=fp8), problem))
-        encoder = Encoder(attention, compiled=True)
+        linear = fp8_linear if fp8 else F.linear
+        plain = errors(results(Encoder(attention, linear), build(), problem))
+        encoder = Encoder(attention, linear, compiled=True)
         before = counters["stats"]["unique_graphs"]
-        found = errors(results(encoder, build(fp8=fp8), problem))
+        found = errors(results(encoder, build(), problem))
         graphs = counters["stats"]["unique_graphs"] - before
         for share in (1, 3):
             part = lengths[: len(lengths) * share // 4 + 1]
             other = Problem(config, part, report.device, torch.bfloat16)
-            results(encoder, other.layer(fp8=fp8, training=False), other)
+            results(encoder, other.layer(training=False), other)
         # In plain torch, attention is a loop over sequences, which splits the graph in two.
         expected = 2 if attention is looped_attention else 1
         total = counters["stats"]["unique_graphs"] - before
@@ -141,8 +141,8 @@ def stock_step(problem: Problem):
     return lambda: torch.autograd.grad(layer(hidden, mask), leaves, gradient)
 
 
-def our_step(problem: Problem, encoder: Encoder, fp8: bool):
-    layer = problem.layer(fp8=fp8)
+def our_step(problem: Problem, encoder: Encoder):
+    layer = problem.layer()
     leaves = [problem.hidden, *layer.parameters()]
 
     def run():
@@ -157,15 +157,15 @@ def measure(report: Report, case: str, config: BertConfig, attention, lengths: l
     facts = {"flops": 3 * layer_flops(config, lengths), "tokens": sum(lengths)}
     bound = report.time(case, "12 matrix products", products(problem))
     limit = bound.median if bound else None
-    for impl, compiled, fp8 in (
-        ("ours, compiled", True, False),
-        ("ours, compiled, fp8", True, True),
-        ("ours, operation by operation", False, False),
+    for impl, compiled, linear in (
+        ("ours, compiled", True, F.linear),
+        ("ours, compiled, fp8", True, fp8_linear),
+        ("ours, operation by operation", False, F.linear),
     ):
-        if reason := fp8 and fp8_problem(config, report.device):
+        if reason := linear is fp8_linear and fp8_problem(config, report.device):
             report.skip(case, impl, reason)
             continue
-        step = our_step(problem, Encoder(attention, compiled), fp8)
+        step = our_step(problem, Encoder(attention, linear, compiled))
         report.time(case, impl, step, limit, **facts)
     report.time(case, "Hugging Face, eager, padded", stock_step(problem), limit, **facts)
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ds_bert.attention import Attention, looped_attention
-from ds_bert.fp8 import Fp8Linear, fp8_linear
+from ds_bert.linear import Linear
 
 _LENGTH_STEP = 128  # attention's max_length is a multiple of this, so compiled code sees few values
 
@@ -19,15 +19,22 @@ class Encoder:
 
     Args:
         attention: one of `ds_bert.attention`.
+        linear: computes the layers' matrix products, as `F.linear` does.
         compiled: fuse each layer's element-wise work with torch.compile; one graph serves all
             layers and all numbers of tokens.
     """
 
-    def __init__(self, attention: Attention = looped_attention, compiled: bool = False):
+    def __init__(
+        self,
+        attention: Attention = looped_attention,
+        linear: Linear = F.linear,
+        compiled: bool = False,
+    ):
         wrap: Callable[[Any], Any] = (
             partial(torch.compile, dynamic=True) if compiled else lambda f: f
         )
-        self._embed, self._layer, self._attention = wrap(_embed), wrap(_layer), attention
+        self._embed, self._layer = wrap(_embed), wrap(_layer)
+        self._attention, self._linear = attention, linear
 
     def __call__(self, bert: Any, batch: Any) -> Tensor:
         """Hidden states [T, H] of a `ds_bert.batches.Batch` in a `BertModel`."""
@@ -36,8 +43,14 @@ class Encoder:
         )
         max_length = -(-max(batch.sequence_lengths) // _LENGTH_STEP) * _LENGTH_STEP
         for layer in bert.encoder.layer:
-            hidden = self._layer(layer, hidden, batch.cu_seqlens, max_length, self._attention)
+            hidden = self.layer(layer, hidden, batch.cu_seqlens, max_length)
         return hidden
+
+    def layer(
+        self, layer: nn.Module, hidden: Tensor, cu_seqlens: Tensor, max_length: int
+    ) -> Tensor:
+        """One layer of [T, H]; see `ds_bert.attention` for the borders of sequences."""
+        return self._layer(layer, hidden, cu_seqlens, max_length, self._attention, self._linear)
 
 
 def _embed(embeddings: nn.Module, *ids: Tensor) -> Tensor:
@@ -46,16 +59,28 @@ def _embed(embeddings: nn.Module, *ids: Tensor) -> Tensor:
 
 
 def _layer(
-    layer: Any, hidden: Tensor, cu_seqlens: Tensor, max_length: int, attention: Attention
+    layer: Any,
+    hidden: Tensor,
+    cu_seqlens: Tensor,
+    max_length: int,
+    attention: Attention,
+    linear: Linear,
 ) -> Tensor:
-    """One layer of [T, H]; query, key and value come from one matrix product."""
+    """Query, key and value come from one matrix product."""
+
+    def dense(module: Any, x: Tensor) -> Tensor:
+        return linear(x, module.weight, module.bias)
+
+    def add(block: Any, x: Tensor, residual: Tensor) -> Tensor:
+        return block.LayerNorm(block.dropout(dense(block.dense, x)) + residual)
+
     block = layer.attention.self
     projections = (block.query, block.key, block.value)
     weight = torch.cat([projection.weight for projection in projections])
     bias = torch.cat([projection.bias for projection in projections])
-    linear = fp8_linear if isinstance(block.query, Fp8Linear) else F.linear
     qkv = linear(hidden, weight, bias).unflatten(-1, (3, block.num_attention_heads, -1))
     dropout = block.dropout.p if layer.training else 0.0
     context = attention(qkv, cu_seqlens, max_length, dropout)
-    hidden = layer.attention.output(context, hidden)
-    return layer.output(layer.intermediate(hidden), hidden)
+    hidden = add(layer.attention.output, context, hidden)
+    inner = layer.intermediate
+    return add(layer.output, inner.intermediate_act_fn(dense(inner.dense, hidden)), hidden)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ds_bert.errors import ConfigurationError
 
@@ -80,21 +80,6 @@ def fp8_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     padded = F.pad(rows, (0, 0, 0, whole - num_rows))
     output = _Fp8Product.apply(padded, weight, bias)[:num_rows]
     return output.reshape(*x.shape[:-1], num_outputs)
-
-
-class Fp8Linear(nn.Linear):
-    """`nn.Linear` through `fp8_linear`."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """As the parent's."""
-        return fp8_linear(input, self.weight, self.bias)
-
-
-def use_fp8(model: nn.Module) -> None:
-    """Let every `nn.Linear` inside a model be an `Fp8Linear`; parameters and names stay."""
-    for module in model.modules():
-        if type(module) is nn.Linear:
-            module.__class__ = Fp8Linear
 
 
 class _Fp8Product(torch.autograd.Function):

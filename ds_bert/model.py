@@ -15,7 +15,8 @@ from transformers import BertForPreTraining
 from ds_bert.attention import choose_attention
 from ds_bert.dropout import replace_dropout
 from ds_bert.encoder import Encoder
-from ds_bert.fp8 import use_fp8
+from ds_bert.fp8 import fp8_linear
+from ds_bert.linear import choose_linear
 
 
 class LossSums(NamedTuple):
@@ -59,13 +60,13 @@ class BertForUnpaddedPreTraining(BertForPreTraining):
         Returns:
             what was chosen, in words, then why other attention kernels were not.
         """
-        if fp8:
-            use_fp8(self.bert.encoder)
         heads, size = self.config.num_attention_heads, self.config.hidden_size
         attention, refused = choose_attention(device, dtype, heads, size // heads)
         compiled = device.type == "cuda" if compile_layers is None else compile_layers
-        self._encode = Encoder(attention, compiled)
-        chosen = [attention.__name__, *["compiled layers"] * compiled, *["fp8"] * fp8]
+        linear = fp8_linear if fp8 else choose_linear(device, dtype)
+        self._encode = Encoder(attention, linear, compiled)
+        chosen = [attention.__name__, *[linear.__name__] * (linear is not F.linear)]
+        chosen += ["compiled layers"] * compiled
         return [", ".join(chosen), *refused]
 
     def forward(self, batch) -> LossSums:  # type: ignore[override]

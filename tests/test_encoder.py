@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from test_attention import masked_attention
 from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import BertConfig, BertModel
@@ -12,7 +13,8 @@ from transformers import BertConfig, BertModel
 from ds_bert import encoder
 from ds_bert.attention import flash_attention, memory_efficient_attention
 from ds_bert.encoder import Encoder
-from ds_bert.fp8 import use_fp8
+from ds_bert.fp8 import fp8_linear
+from ds_bert.linear import onednn_linear
 
 CONFIG = {
     "vocab_size": 100,
@@ -67,14 +69,12 @@ def num_graphs(counter):
 MICRO_BATCHES = [(5, 20), (64, 3), (17, 41), (9, 9)]
 
 
-@pytest.mark.parametrize("fp8", [False, True])
-def test_compiled_layers_are_one_graph(bert, fp8, counter):
-    if fp8:
-        use_fp8(bert.encoder)
-    compiled = Encoder(masked_attention, compiled=True)
+@pytest.mark.parametrize("linear", [F.linear, onednn_linear, fp8_linear])
+def test_compiled_layers_are_one_graph(bert, linear, counter):
+    compiled = Encoder(masked_attention, linear, compiled=True)
     for lengths in MICRO_BATCHES:
         found = run(compiled, bert, make_batch(*lengths))
-        expected = run(Encoder(masked_attention), bert, make_batch(*lengths))
+        expected = run(Encoder(masked_attention, linear), bert, make_batch(*lengths))
         torch.testing.assert_close(found, expected)
     assert num_graphs(counter) == 2  # the embeddings and one layer
 

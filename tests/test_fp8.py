@@ -6,11 +6,10 @@ from contextlib import nullcontext
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from ds_bert.errors import ConfigurationError
-from ds_bert.fp8 import E4M3, E5M2, check_fp8, fp8_linear, use_fp8
+from ds_bert.fp8 import E4M3, E5M2, check_fp8, fp8_linear
 
 NUM_INPUTS, NUM_OUTPUTS = 64, 48
 HAS_FP8_GPU = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9)
@@ -179,13 +178,3 @@ def test_where_it_can_be_switched_on(monkeypatch, device, capability, dtype, siz
     refused = nullcontext() if reason is None else pytest.raises(ConfigurationError, match=reason)
     with refused:
         check_fp8(torch.device(device), dtype, sizes)
-
-
-def test_layers_of_a_model_keep_their_names():
-    model = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
-    names, expected = list(model.state_dict()), model(torch.ones(3, 16))
-    use_fp8(model)
-    assert list(model.state_dict()) == names
-    found = model(torch.ones(3, 16))
-    assert not torch.equal(found, expected)
-    torch.testing.assert_close(found, expected, rtol=0.1, atol=0.05)
