@@ -5,12 +5,12 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from ds_bert_kernels.linear import linear as plain_linear
 from torch import Tensor, nn
 
 from ds_bert.attention import Attention, looped_attention
-from ds_bert.linear import Linear
 
+Linear = Callable[[Tensor, Tensor, Tensor], Tensor]  # input, weight, bias
 _LENGTH_STEP = 128  # attention's max_length is a multiple of this, so compiled code sees few values
 
 
@@ -27,7 +27,7 @@ class Encoder:
     def __init__(
         self,
         attention: Attention = looped_attention,
-        linear: Linear = F.linear,
+        linear: Linear = plain_linear,
         compiled: bool = False,
     ):
         wrap: Callable[[Any], Any] = (

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from ds_bert_kernels.dispatch import implementation
+from ds_bert_kernels.linear import linear
 from torch import Tensor
 from transformers import BertForPreTraining
 
@@ -16,7 +17,6 @@ from ds_bert.attention import choose_attention
 from ds_bert.dropout import replace_dropout
 from ds_bert.encoder import Encoder
 from ds_bert.fp8 import fp8_linear
-from ds_bert.linear import choose_linear
 
 
 class LossSums(NamedTuple):
@@ -63,10 +63,8 @@ class BertForUnpaddedPreTraining(BertForPreTraining):
         heads, size = self.config.num_attention_heads, self.config.hidden_size
         attention, refused = choose_attention(device, dtype, heads, size // heads)
         compiled = device.type == "cuda" if compile_layers is None else compile_layers
-        linear = fp8_linear if fp8 else choose_linear(device, dtype)
-        self._encode = Encoder(attention, linear, compiled)
-        chosen = [attention.__name__, *[linear.__name__] * (linear is not F.linear)]
-        chosen += ["compiled layers"] * compiled
+        self._encode = Encoder(attention, fp8_linear if fp8 else linear, compiled)
+        chosen = [attention.__name__, *["compiled layers"] * compiled, *["fp8"] * fp8]
         return [", ".join(chosen), *refused]
 
     def forward(self, batch) -> LossSums:  # type: ignore[override]

@@ -14,7 +14,7 @@ FLOORS = {
     "learn_vocabulary npy_file store instance_options random_streams random_source "
     "mersenne_twister distributed manifest byte_stream compressed text_input row_input "
     "dataset_input spooled_input sentences inputs corpus parallel journal output_folder "
-    "model_vocabulary attention dropout linear",
+    "model_vocabulary attention dropout",
     1: "instances google_instances sentence_pairs masking sequences collate packing model "
     "pretrained optimizer lamb flat_partition schedules encoder fp8",
     2: "batches metrics checkpoint export progress store_writer instance_writer "

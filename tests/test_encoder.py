@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.nn.functional as F
+from ds_bert_kernels.linear import linear as plain_linear
 from test_attention import masked_attention
 from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import BertConfig, BertModel
@@ -14,7 +14,6 @@ from ds_bert import encoder
 from ds_bert.attention import flash_attention, memory_efficient_attention
 from ds_bert.encoder import Encoder
 from ds_bert.fp8 import fp8_linear
-from ds_bert.linear import onednn_linear
 
 CONFIG = {
     "vocab_size": 100,
@@ -69,7 +68,7 @@ def num_graphs(counter):
 MICRO_BATCHES = [(5, 20), (64, 3), (17, 41), (9, 9)]
 
 
-@pytest.mark.parametrize("linear", [F.linear, onednn_linear, fp8_linear])
+@pytest.mark.parametrize("linear", [plain_linear, fp8_linear])
 def test_compiled_layers_are_one_graph(bert, linear, counter):
     compiled = Encoder(masked_attention, linear, compiled=True)
     for lengths in MICRO_BATCHES:

@@ -3,11 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-
-from ds_bert import linear
-from ds_bert.linear import choose_linear, onednn_linear
-
-CPU = torch.device("cpu")
+from ds_bert_kernels import linear as module
+from ds_bert_kernels.linear import linear
 
 
 @pytest.fixture
@@ -32,7 +29,7 @@ def results(compute, tensors, dtype):
 def test_is_as_exact_as_torch(layer, dtype):
     rounded = [tensor.to(dtype).double() for tensor in layer]
     exact = results(F.linear, rounded, torch.float64)
-    found, plain = (results(compute, layer, dtype) for compute in (onednn_linear, F.linear))
+    found, plain = (results(compute, layer, dtype) for compute in (linear, F.linear))
     for ours, theirs, truth in zip(found, plain, exact, strict=True):
         error, allowed = (float((result - truth).norm()) for result in (ours, theirs))
         assert error <= 1.5 * allowed
@@ -41,13 +38,29 @@ def test_is_as_exact_as_torch(layer, dtype):
 def test_autocast_takes_torchs_own(layer):
     x, weight, bias, _ = (tensor.float() for tensor in layer)
     with torch.autocast("cpu", torch.bfloat16):
-        assert onednn_linear(x, weight, bias).dtype == torch.bfloat16
+        assert linear(x, weight, bias).dtype == torch.bfloat16
 
 
-def test_chosen_where_the_operator_is_right(monkeypatch):
-    assert choose_linear(torch.device("cuda"), torch.float32) is F.linear
-    assert choose_linear(CPU, torch.float32) is onednn_linear
-    wrong = lambda x, weight, bias: F.linear(x, weight)  # noqa: E731
-    for broken in (wrong, lambda *operands: torch.ops.mkldnn.no_such_operator(*operands)):
-        monkeypatch.setattr(linear, "_product", broken)
-        assert choose_linear(CPU, torch.float32) is F.linear
+def test_other_numbers_are_torchs_own(layer):
+    x, weight, bias, _ = layer
+    assert torch.equal(linear(x, weight, bias), F.linear(x, weight, bias))
+
+
+@pytest.fixture
+def tried_anew():
+    module._is_right.cache_clear()
+    yield
+    module._is_right.cache_clear()
+
+
+@pytest.mark.usefixtures("tried_anew")
+@pytest.mark.parametrize("fault", ["missing", "wrong"])
+def test_an_operator_that_is_not_right_is_not_used(layer, monkeypatch, fault):
+    def product(x, weight, bias=None):
+        if fault == "missing":
+            return torch.ops.mkldnn.no_such_operator(x, weight, bias)
+        return F.linear(x, weight)
+
+    monkeypatch.setattr(module, "_product", product)
+    x, weight, bias, _ = (tensor.float() for tensor in layer)
+    assert torch.equal(linear(x, weight, bias), F.linear(x, weight, bias))
