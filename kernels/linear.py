@@ -24,11 +24,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         [T, N], dtype of x.
     """
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+    elsewhere = x.device.type != "cpu" or torch.compiler.is_compiling()
+    if elsewhere or torch.is_autocast_enabled("cpu") or not _is_right(x.dtype):
         return F.linear(x, weight, bias)
-    return (
-        _OneDnnProduct.apply(x, weight, bias) if _is_right(x.dtype) else F.linear(x, weight, bias)
-    )
+    return _OneDnnProduct.apply(x, weight, bias)
 
 
 @lru_cache
