@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 root = Path(__file__).parent
 version = re.search(r'__version__ = "([^"]+)"', (root / "ds_bert/__init__.py").read_text()).group(1)
@@ -19,9 +19,9 @@ setup(
     python_requires=">=3.11",
     # `kernels` is also the name of a Hugging Face package, so ours is imported as ds_bert_kernels
     # (docs/architecture.md, traps).
-    packages=["ds_bert", "ds_bert_kernels"],
+    packages=[*find_packages(include=["ds_bert", "ds_bert.*"]), "ds_bert_kernels"],
     package_dir={"ds_bert_kernels": "kernels"},
-    package_data={"ds_bert": ["*.npz", "py.typed"]},
+    package_data={"ds_bert": ["py.typed"], "ds_bert.tokenizer": ["*.npz"]},
     install_requires=[
         "torch>=2.10",
         "deepspeed>=0.19.8,<0.20",
@@ -41,6 +41,7 @@ setup(
         "split": ["sentencex>=1.0.20"],
         "dev": [
             "pytest",
+            "pytest-xdist",
             "ruff",
             "mypy",
             "kernels",

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, parameters_to_vector
 from transformers import BertConfig
 
-from ds_bert import pretrained
-from ds_bert.batches import Batch
-from ds_bert.lamb import Lamb
-from ds_bert.optimizer import build_optimizer
+from ds_bert.model import pretrained
+from ds_bert.model.batch import Batch
+from ds_bert.optim.lamb import Lamb
+from ds_bert.optim.optimizers import build_optimizer
 
 ACCUMULATION = 4  # micro-batches of an optimizer step
 SEED = 1
@@ -70,8 +70,8 @@ def deepspeed_engine(name: str, dataset: Path, length: int, output: Path, fp8: b
     """The engine that ds_bert/train.py would train with."""
     from ds_bert import distributed
     from ds_bert.config import TrainingConfig
-    from ds_bert.plan import make_plan
-    from ds_bert.run import build_engine
+    from ds_bert.training.plan import make_plan
+    from ds_bert.training.run import build_engine
 
     device = distributed.setup()
     config = TrainingConfig(

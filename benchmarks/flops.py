@@ -15,7 +15,7 @@ import torch
 from transformers import BertConfig
 
 from ds_bert.errors import ConfigurationError
-from ds_bert.fp8 import check_fp8
+from ds_bert.model.fp8 import check_fp8
 
 # bf16 without sparsity, NVIDIA's data sheets; by the name that torch gives the device.
 PEAK_TFLOPS = {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests and benchmarks that need a GPU, in one call of less than 8 minutes.
 #
-#     benchmarks/gpu.sh [NAME ...]          all gpu_NAME.py, or those named
+#     benchmarks/gpu.sh [NAME ...]          all of benchmarks/gpu, or those named
 #
 # Needed are torch, triton, numpy, transformers and pytest; ds_bert is found in this tree. Further
 # packages, which may be unpacked from their wheels into a folder on PYTHONPATH:
@@ -50,23 +50,23 @@ step() { # NAME COMMAND...: run it within the time that is left
 everything() {
     local script tests
     if (($#)); then
-        set -- "${@/#/benchmarks/gpu_}"
+        set -- "${@/#/benchmarks/gpu/}"
         set -- "${@/%/.py}"
     else
         # Only these files: others may need packages that are not there.
-        mapfile -t tests < <(grep -l 'mark\.gpu' tests/test_*.py)
+        mapfile -t tests < <(grep -l 'mark\.gpu' tests/*/test_*.py)
         if ((${#tests[@]})); then
             # -P keeps the folder kernels from being found as the package kernels.
             step tests "$python" -P -m pytest -q -m gpu -p no:cacheprovider "${tests[@]}"
         fi
         # Whole steps first: what comes last may run out of time.
-        set -- benchmarks/gpu_{steps,head,lamb,attention,encoder}.py
-        for script in benchmarks/gpu_*.py; do
+        set -- benchmarks/gpu/{steps,head,lamb,attention,encoder}.py
+        for script in benchmarks/gpu/*.py; do
             [[ " $* " == *" $script "* ]] || set -- "$@" "$script"
         done
     fi
     for script; do
-        step "$(basename "$script" .py)" "$python" "$script"
+        step "gpu_$(basename "$script" .py)" "$python" "$script"
     done
     echo "=== summary"
     printf '%s\n' "${summary[@]}"

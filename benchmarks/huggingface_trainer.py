@@ -16,9 +16,9 @@ import torch
 from torch.utils.data import Dataset
 from transformers import BertForPreTraining, Trainer, TrainerCallback, TrainingArguments
 
-from ds_bert.batches import Batch, make_batch
-from ds_bert.pretrained import read_model_config
-from ds_bert.store import InstanceTable, TokenStore
+from ds_bert.dataset.store import InstanceTable, TokenStore
+from ds_bert.model.batch import Batch, make_batch
+from ds_bert.model.pretrained import read_model_config
 
 WARM_UP = 2  # steps that are not counted
 

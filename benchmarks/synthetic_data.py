@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ds_bert.instance_options import NUM_SPECIAL_TOKENS, InstanceOptions
-from ds_bert.store import FORMAT, INSTANCE_DTYPE, META, OFFSET_DTYPE, VERSION, VOCABULARY
-from ds_bert.store import SENTENCE_END_DTYPE as END_DTYPE
-from ds_bert.vocabulary import SPECIAL_TOKENS, Vocabulary
+from ds_bert.dataset.format import FORMAT, INSTANCE_DTYPE, META, OFFSET_DTYPE, VERSION, VOCABULARY
+from ds_bert.dataset.format import SENTENCE_END_DTYPE as END_DTYPE
+from ds_bert.dataset.options import NUM_SPECIAL_TOKENS, InstanceOptions
+from ds_bert.tokenizer.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 SHORTEST = NUM_SPECIAL_TOKENS + 2  # one token in each segment
 VOCAB_SIZE = 30_522

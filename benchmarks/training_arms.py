@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from transformers import BertConfig, BertForPreTraining
 
-from ds_bert.batches import Batch, Step, TrainingBatches
-from ds_bert.store import InstanceTable
+from ds_bert.dataset.store import InstanceTable
+from ds_bert.model.batch import Batch
+from ds_bert.training.batches import Step, TrainingBatches
 
 
 class Work(NamedTuple):
@@ -50,7 +51,7 @@ class Ours:
         return Work(lambda: self._train(step), list(lengths), step.num_masked_tokens)
 
     def _train(self, step: Step) -> None:
-        """As `ds_bert.trainer.Trainer` does."""
+        """As `ds_bert.training.trainer.Trainer` does."""
         for batch in step.micro_batches:
             sums = self.engine(batch.to(self.device))
             loss = sums.masked_lm_loss / step.num_masked_tokens

@@ -18,8 +18,8 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from training_arms import HuggingFace, Ours, Work
 
-from ds_bert.pretrained import read_model_config
-from ds_bert.store import TokenStore
+from ds_bert.dataset.store import TokenStore
+from ds_bert.model.pretrained import read_model_config
 
 VALUE = "sequences_per_second"
 TOKENS = {False: 1 << 16, True: 128}  # of a micro-batch, by whether it is a smoke test

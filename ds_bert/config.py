@@ -5,8 +5,6 @@ and a section "ds_bert" with the fields of `TrainingConfig`. Neither torch nor D
 imported here, so `--help` and configuration errors come at once.
 """
 
-import argparse
-import dataclasses
 import difflib
 import json
 import math
@@ -124,59 +122,6 @@ class TrainingConfig:
         if self.warmup_steps is not None:
             return self.warmup_steps
         return round((self.warmup_proportion or 0.0) * self.max_steps)
-
-
-def parse_command_line(argv: list[str] | None = None) -> tuple[TrainingConfig, dict[str, Any]]:
-    """Read the command line of train.py and the JSON file that it names.
-
-    Args:
-        argv: arguments without the program's name; None: those of the process.
-
-    Returns:
-        the typed configuration, and DeepSpeed's part of the JSON as it stands in the file.
-
-    Raises:
-        ConfigurationError: unreadable file, unknown key or bad value.
-    """
-    from transformers import HfArgumentParser
-
-    parser = HfArgumentParser(
-        TrainingConfig,  # type: ignore[arg-type]
-        description="Train a BERT; each field of the configuration is a flag of the same name.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--ds_config", required=True, help="JSON file: the recipe")
-    parser.add_argument("--local_rank", type=int, default=-1, help="set by the launcher")
-    parser.add_argument(
-        "--train_micro_batch_size",
-        type=_number_or_word,
-        help=f"sequences per forward pass and rank, or auto (measured); instead of {MICRO_BATCH}",
-    )
-    recipe = load_json(parser.parse_args(argv).ds_config)
-    section = recipe.pop(SECTION, {})
-    names = [item.name for item in dataclasses.fields(TrainingConfig)]
-    check_keys(section, names, f'section "{SECTION}"')
-    parser.set_defaults(**section)
-    values = vars(parser.parse_args(argv))
-    _override_warmup(values, section)
-    if values["train_micro_batch_size"] is not None:
-        recipe[MICRO_BATCH] = values["train_micro_batch_size"]
-    return TrainingConfig(**{name: values[name] for name in names}), recipe
-
-
-def _override_warmup(values: dict[str, Any], section: dict[str, Any]) -> None:
-    """A warm-up on the command line replaces that of the file, whichever way each is given."""
-    names = ("warmup_steps", "warmup_proportion")
-    flags = [name for name in names if values[name] != section.get(name)]
-    if len(flags) == 1:
-        values.update({name: None for name in names if name not in flags})
-
-
-def _number_or_word(text: str) -> int | str:
-    try:
-        return int(text)
-    except ValueError:
-        return text  # checked with the value of the file: `engine_config.plan_batch`
 
 
 def load_json(path: str | Path) -> dict[str, Any]:

@@ -1,9 +1,4 @@
-"""Evaluate a model; prints one JSON object.
-
-python ds_bert/evaluate.py                                  (the newest run)
-python ds_bert/evaluate.py --checkpoint runs/seq128 --data data/validation
-python ds_bert/evaluate.py --checkpoint some/hugging/face/bert --only_mlm
-"""
+"""Evaluate a model; prints one JSON object (see `ds_bert.commands.evaluate`)."""
 
 import sys
 
@@ -14,48 +9,7 @@ try:
 except ModuleNotFoundError:
     sys.exit("ds_bert is not installed: run `pip install -e .` in the repository's folder")
 
-import argparse
-import json
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--checkpoint", help="run folder, checkpoint or Hugging Face BERT; default: the newest run")
-    add("--data", help="data set; default: the run's validation data, else data/validation")
-    add("--max_seq_length", type=int, help="tokens; default: the run's, else the data's longest")
-    add(
-        "--only_mlm", action="store_true", help="no next-sentence metrics (models without NSP head)"
-    )
-    add("--eval_batch_size", type=int, default=32, help="sequences per forward pass and rank")
-    add("--max_eval_sequences", type=int, default=0, help="at most this many; 0: all")
-    add("--local_rank", type=int, default=-1, help="set by the launcher")
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Parse the command line, evaluate and print the metrics on rank 0."""
-    options = parse(argv)
-    from ds_bert import distributed  # after parsing: torch takes seconds to import
-    from ds_bert.model_evaluation import evaluate_path
-
-    try:
-        metrics = evaluate_path(
-            options.checkpoint,
-            options.data,
-            options.max_seq_length,
-            only_mlm=options.only_mlm,
-            batch_size=options.eval_batch_size,
-            max_sequences=options.max_eval_sequences,
-        )
-        if distributed.rank() == 0:
-            print(json.dumps(metrics))
-    finally:
-        distributed.shutdown()
-
+from ds_bert.commands.evaluate import main
 
 if __name__ == "__main__":
     errors.exit_with(main)

@@ -14,20 +14,7 @@ try:
 except ModuleNotFoundError:
     sys.exit("ds_bert is not installed: run `pip install -e .` in the repository's folder")
 
-from ds_bert.config import parse_command_line
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Parse the command line and train; returns the exit code."""
-    config, recipe = parse_command_line(argv)
-    from ds_bert import distributed  # after parsing: torch and DeepSpeed take seconds to import
-    from ds_bert.run import run
-
-    try:
-        return run(config, recipe)
-    finally:
-        distributed.shutdown()
-
+from ds_bert.commands.train import main
 
 if __name__ == "__main__":
     errors.exit_with(main)

@@ -20,10 +20,9 @@ try:
 except ModuleNotFoundError:
     sys.exit("ds_bert is not installed: run `pip install -e .` in the repository's folder")
 
-from ds_bert.inputs import TEXT_COLUMN, find_inputs
-from ds_bert.learn_vocabulary import MIN_FREQUENCY, count_words, learn_vocabulary
-from ds_bert.model_vocabulary import read_model_vocabulary
-from ds_bert.vocabulary import Vocabulary
+from ds_bert.text.inputs import TEXT_COLUMN, find_inputs
+from ds_bert.tokenizer.learn import MIN_FREQUENCY, count_words, learn_vocabulary
+from ds_bert.tokenizer.vocabulary import Vocabulary, read_model_vocabulary
 
 
 def positive(text: str) -> int:

@@ -25,7 +25,9 @@ def main(argv: list[str] | None = None) -> None:
     add("--output_dir", required=True, help="where the model folder goes")
     add("--overwrite", action="store_true", help="replace a model folder that is there")
     options = parser.parse_args(argv)
-    from ds_bert.export import export_model  # after parsing: torch takes seconds to import
+    from ds_bert.checkpoint.hf_folder import (
+        export_model,  # after parsing: torch takes seconds to import
+    )
 
     source = export_model(options.checkpoint, options.output_dir, options.overwrite)
     print(f"{source} -> {options.output_dir}")

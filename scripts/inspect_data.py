@@ -19,10 +19,10 @@ except ModuleNotFoundError:
 import argparse
 from collections.abc import Iterator
 
-from ds_bert.corpus_page import report_text, stored_report
-from ds_bert.inspection import as_json, as_text, examples
-from ds_bert.store import TokenStore
-from ds_bert.verification import verify
+from ds_bert.dataset.store import TokenStore, stored_report
+from ds_bert.dataset.verify import verify
+from ds_bert.instances.examples import as_json, as_text, examples
+from ds_bert.reports.corpus import report_text
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""Make ds_bert/unicode_tables.npz from Python's own Unicode data.
+"""Make ds_bert/tokenizer/unicode_tables.npz from Python's own Unicode data.
 
     python scripts/make_unicode_tables.py
 
@@ -21,7 +21,7 @@ except ModuleNotFoundError:
     sys.exit("ds_bert is not installed: run `pip install -e .` in the repository's folder")
 import numpy as np
 
-from ds_bert import unicode_tables as tables
+from ds_bert.tokenizer import unicode_tables as tables
 
 CJK_RANGES = (
     (0x4E00, 0x9FFF),

@@ -22,11 +22,11 @@ import argparse
 import os
 from itertools import chain
 
-from ds_bert.inputs import TEXT_COLUMN
-from ds_bert.instance_options import MODES
-from ds_bert.preprocess_options import ERRORS, PreprocessOptions
-from ds_bert.preprocess_report import last_screen, warnings
-from ds_bert.preprocessing import preprocess
+from ds_bert.dataset.options import MODES
+from ds_bert.preprocessing.job import preprocess
+from ds_bert.preprocessing.messages import last_screen, warnings
+from ds_bert.preprocessing.options import ERRORS, PreprocessOptions
+from ds_bert.text.inputs import TEXT_COLUMN
 
 
 def numbers(text: str) -> list[int]:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from transformers import logging, pipeline
 
-from ds_bert.evaluation import unigram_entropy
-from ds_bert.store import TokenStore
+from ds_bert.dataset.store import TokenStore, unigram_entropy
 
 EXAMPLE = "Return the number of [MASK] in the list."
 

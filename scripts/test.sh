@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Lint, type check and the whole test suite, in an environment of its own (.venv). About 8 minutes.
+# Lint, type check and the whole test suite, in an environment of its own (.venv). About 6 minutes.
 #
 #   bash scripts/test.sh                      everything
-#   bash scripts/test.sh tests/test_store.py  only these tests; arguments go to pytest
+#   bash scripts/test.sh tests/dataset  only these tests; arguments go to pytest
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/install.sh dev
@@ -12,4 +12,4 @@ find ds_bert -name "*.nb[ic]" -delete
 ruff check .
 ruff format --check .
 mypy
-pytest "$@"
+pytest -n auto "$@"

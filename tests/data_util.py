@@ -9,9 +9,9 @@ from random import Random
 import pytest
 
 from ds_bert import errors
-from ds_bert.preprocess_options import PreprocessOptions
-from ds_bert.preprocessing import preprocess
-from ds_bert.store import TokenStore
+from ds_bert.dataset.store import TokenStore
+from ds_bert.preprocessing.job import preprocess
+from ds_bert.preprocessing.options import PreprocessOptions
 
 COMMON_WORDS = "the of and a to in is you that it he was for on are as with his they I at be this"
 

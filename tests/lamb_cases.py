@@ -23,8 +23,8 @@ from lamb_reference import (
 )
 from torch import Tensor, nn
 
-from ds_bert.optimizer import build_optimizer, parameter_groups
-from ds_bert.schedules import build_scheduler
+from ds_bert.optim.optimizers import build_optimizer, parameter_groups
+from ds_bert.optim.schedules import build_scheduler
 
 State = dict[str, Tensor]
 

@@ -4,15 +4,16 @@ import json
 
 import pytest
 
-from ds_bert.config import TrainingConfig, load_json, parse_command_line
-from ds_bert.engine_config import (
+from ds_bert.commands.train import parse_command_line
+from ds_bert.config import TrainingConfig, load_json
+from ds_bert.errors import ConfigurationError
+from ds_bert.training.deepspeed_config import (
     check_engine_config,
     plan_batch,
     precision,
     resolve_engine_config,
     zero_stage,
 )
-from ds_bert.errors import ConfigurationError
 
 RECIPE = {"train_batch_size": 32, "train_micro_batch_size_per_gpu": 4}
 

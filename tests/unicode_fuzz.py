@@ -6,7 +6,7 @@ import unicodedata
 
 import reference_tokenizer as reference
 
-from ds_bert.vocabulary import SPECIAL_TOKENS, Vocabulary
+from ds_bert.tokenizer.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 # Marks whose order canonical ordering may change although accents are stripped; basic_tokenizer
 # leaves them as written.

@@ -1,0 +1,61 @@
+"""Speed of making batches (order, gather, mask) from a data set, in tokens per second of one core.
+
+python benchmarks/cpu/batches.py DATASET [DATASET ...]
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # what benchmarks share
+
+import numpy as np
+from machine import save
+
+from ds_bert.dataset.store import InstanceTable, TokenStore
+from ds_bert.instances.collate import collate
+from ds_bert.rng.streams import permuted
+
+TOKENS = 60_000  # of a batch
+NUM_BATCHES, REPEATS = 200, 5
+
+
+def tokens_per_second(table: InstanceTable) -> float:
+    size = TOKENS // table.max_seq_length
+    num_tokens, start = 0, time.process_time()
+    for number in range(NUM_BATCHES):
+        samples = np.arange(number * size, (number + 1) * size)
+        indices = permuted(samples % len(table), len(table), seed=1, epoch=0)
+        batch = collate(table, indices, np.zeros_like(indices), seed=1)
+        num_tokens += len(batch.input_ids)
+    return num_tokens / (time.process_time() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("datasets", nargs="+")
+    rows = []
+    for folder in parser.parse_args().datasets:
+        store = TokenStore.open(folder)
+        for length in store.sequence_lengths:
+            table = store.instances(length)
+            tokens_per_second(table)  # compiles, and brings the files into memory
+            row = {
+                "max_seq_length": length,
+                "mode": table.options.mode,
+                "do_whole_word_mask": table.options.do_whole_word_mask,
+                "tokens_per_second": median(tokens_per_second(table) for _ in range(REPEATS)),
+            }
+            rows.append(row)
+            print(
+                f"{length:4} tokens, {row['mode']}, whole words {row['do_whole_word_mask']!s:5} "
+                f"{row['tokens_per_second'] / 1e6:6.1f} M tokens/s",
+                flush=True,
+            )
+    save("batches", rows)
+
+
+if __name__ == "__main__":
+    main()

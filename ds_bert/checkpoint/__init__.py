@@ -1,0 +1,1 @@
+"""Checkpoints: finding, verifying, saving, loading, and the Hugging Face folder."""

@@ -1,0 +1,113 @@
+"""The Hugging Face folder of a trained model: safetensors, tokenizer, model card."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BertForPreTraining, BertTokenizer
+
+from ds_bert import __version__
+from ds_bert.checkpoint.folder import open_checkpoint
+from ds_bert.errors import ConfigurationError
+from ds_bert.files import OutputFolder
+from ds_bert.tokenizer.vocabulary import Vocabulary
+
+CARD = """\
+---
+library_name: transformers
+pipeline_tag: fill-mask
+tags: [bert, fill-mask, ds_bert]
+---
+
+# BERT pre-trained with ds_bert
+
+A `BertForPreTraining` (masked-LM and next-sentence heads) of {parameters:,} parameters with a
+{casing} vocabulary of {vocab_size:,} tokens.
+
+| | |
+|---|---|
+{rows}
+
+```python
+from transformers import pipeline
+
+fill_mask = pipeline("fill-mask", model="PATH/OF/THIS/FOLDER")
+```
+"""
+
+
+def write_model_folder(
+    folder: Path,
+    model: BertForPreTraining,
+    weights: dict[str, torch.Tensor],
+    vocabulary: Vocabulary,
+    do_lower_case: bool,
+    facts: dict[str, Any],
+) -> None:
+    """Write `weights` as a stock `BertForPreTraining` that every Auto class can load.
+
+    Args:
+        folder: made if missing.
+        model: gives the configuration and the names of tied weights.
+        weights: fp32 parameters by name, on any device.
+        vocabulary: saved as the tokenizer's.
+        do_lower_case: the tokenizer's casing.
+        facts: rows of the model card.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = type(model.config)(**model.config.to_dict())
+    config.architectures = ["BertForPreTraining"]
+    with torch.device("meta"):  # a skeleton: the weights come from `weights`
+        stock = BertForPreTraining(config)
+    stock.save_pretrained(folder, state_dict=_without_tied(stock, weights))
+    vocabulary.save(folder / "vocab.txt")
+    tokenizer = BertTokenizer(
+        vocab=str(folder / "vocab.txt"),
+        do_lower_case=do_lower_case,
+        model_max_length=config.max_position_embeddings,
+    )
+    tokenizer.save_pretrained(folder)
+    facts = {**facts, "ds_bert": __version__}
+    card = CARD.format(
+        parameters=sum(tensor.numel() for tensor in _without_tied(stock, weights).values()),
+        casing="lower-cased" if do_lower_case else "cased",
+        vocab_size=vocabulary.size,
+        rows="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _without_tied(model: BertForPreTraining, weights: dict[str, torch.Tensor]) -> dict:
+    return {
+        name: tensor.detach().to("cpu", torch.float32).contiguous()
+        for name, tensor in weights.items()
+        if name not in model._tied_weights_keys
+    }
+
+
+def export_model(path: str, output_dir: str, overwrite: bool = False) -> Path:
+    """Copy the Hugging Face folder of a verified checkpoint to a place of its own.
+
+    Args:
+        path: a run (its newest good checkpoint), or a checkpoint.
+        output_dir: appears whole or not at all.
+        overwrite: replace a model folder that is there.
+
+    Returns:
+        the checkpoint's folder.
+
+    Raises:
+        ConfigurationError: `output_dir` is in use.
+        CheckpointError: nothing there, or nothing undamaged.
+    """
+    source, final = open_checkpoint(path), Path(output_dir)
+    is_empty = not final.exists() or (final.is_dir() and not any(final.iterdir()))
+    if not is_empty and not (overwrite and (final / "config.json").is_file()):
+        raise ConfigurationError(
+            f"{final} exists; choose another --output_dir, or replace a model with --overwrite"
+        )
+    with OutputFolder(final) as output:
+        shutil.copytree(source.model_folder, output.folder, dirs_exist_ok=True)
+        output.publish()
+    return source.folder

@@ -1,0 +1,1 @@
+"""Parsing, calling and exit code of every command."""

@@ -1,0 +1,81 @@
+"""Evaluate a model on disk: find it, its data, check that they fit, report."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ds_bert import distributed
+from ds_bert.checkpoint import folder as checkpoints
+from ds_bert.dataset.store import InstanceTable, TokenStore
+from ds_bert.errors import CheckpointError, ConfigurationError
+from ds_bert.evaluation.loop import evaluate
+from ds_bert.model import pretrained
+
+RUNS = Path("runs")
+
+
+def evaluate_path(
+    path: str | None,
+    data: str | None,
+    max_seq_length: int | None,
+    *,
+    only_mlm: bool = False,
+    batch_size: int = 32,
+    max_sequences: int = 0,
+) -> dict[str, Any]:
+    """Metrics of a run, a checkpoint or a Hugging Face BERT on a data set.
+
+    Args:
+        path: None means the newest run below `runs`.
+        data: data set folder; None means the run's validation data, else data/validation.
+        max_seq_length: tokens; None means the run's, else the longest in the data set.
+        only_mlm: leave the next-sentence metrics out.
+        batch_size: sequences per forward pass and rank.
+        max_sequences: evaluate on at most this many; 0: all.
+
+    Raises:
+        ConfigurationError, DataError, CheckpointError: what does not fit, and what to do.
+    """
+    device = distributed.setup()
+    path = path or str(_newest_run())
+    settings = _run_settings(Path(path))
+    store = TokenStore.open(data or settings.get("validation_data") or "data/validation")
+    length = max_seq_length or settings.get("max_seq_length") or max(store.sequence_lengths)
+    table = store.instances(length)
+    model = _load(checkpoints.find_model(path)[0], table, only_mlm).to(device)
+    model.prepare(device, model.dtype)
+    metrics = evaluate(model, table, device, batch_size, max_sequences, progress=True)
+    if only_mlm:
+        metrics = {name: value for name, value in metrics.items() if not name.startswith("nsp_")}
+    return {"checkpoint": path, "data": str(store.folder), "max_seq_length": length, **metrics}
+
+
+def _load(folder: str, table: InstanceTable, only_mlm: bool):
+    vocabulary = table.store.vocabulary
+    pretrained.read_model_config(folder, vocabulary, table.max_seq_length)
+    pretrained.check_vocabulary(folder, vocabulary)
+    model, missing_heads = pretrained.load_model(folder)
+    if "cls.predictions" in missing_heads:
+        raise CheckpointError(f"{folder} has no masked-LM head; nothing to evaluate")
+    if missing_heads and not only_mlm:
+        raise CheckpointError(f"{folder} has no next-sentence head; add --only_mlm")
+    return model
+
+
+def _newest_run() -> Path:
+    latest = sorted(RUNS.glob("*/checkpoints/latest"), key=lambda path: path.stat().st_mtime)
+    if not latest:
+        raise ConfigurationError(
+            f"no run found below {RUNS}/; name a run, a checkpoint or a Hugging Face folder with "
+            "--checkpoint"
+        )
+    return latest[-1].parent.parent
+
+
+def _run_settings(path: Path) -> dict[str, Any]:
+    """The "ds_bert" section of the run that `path` belongs to; empty outside a run."""
+    for folder in (path, path.parent, path.parent.parent):
+        record = folder / "config.json"
+        if (folder / checkpoints.CHECKPOINTS).is_dir() and record.is_file():
+            return json.loads(record.read_text(encoding="utf-8"))["ds_bert"]
+    return {}

@@ -1,0 +1,186 @@
+"""Files and folders that appear whole or not at all: written beside, forced to disk, renamed.
+
+A folder with a manifest is complete; whatever a crash leaves behind has none. Hashes find what
+sizes cannot: torch.load and safetensors both accept a flipped byte.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import xxhash
+
+from ds_bert.errors import ConfigurationError
+
+DATA_SET = "meta.json"  # written last into a data set
+MANIFEST = "manifest.json"
+
+
+def list_files(folder: Path) -> list[str]:
+    """All files below `folder` but the manifest, as sorted relative names."""
+    files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in files if name != MANIFEST)
+
+
+def seal_file(path: Path) -> dict[str, Any]:
+    """Force a file to disk and return its manifest entry: size in bytes and xxh3 hash."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    return {"bytes": path.stat().st_size, "xxh3_128": _hash(path)}
+
+
+def publish(temporary: Path, final: Path, files: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Write the manifest and rename `temporary` to `final`, each step forced to disk."""
+    write_text(temporary / MANIFEST, json.dumps({**facts, "files": files}, indent=1))
+    for folder in [temporary, *(path for path in temporary.rglob("*") if path.is_dir())]:
+        sync_folder(folder)
+    if final.exists():
+        discard(final)
+    os.rename(temporary, final)
+    sync_folder(final.parent)
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a complete folder, or None."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and "files" in manifest else None
+
+
+def damage(folder: Path, name: str, entry: dict[str, Any]) -> str | None:
+    """What is wrong with one file of a folder, or None."""
+    path = folder / name
+    if not path.is_file():
+        return f"{name} is missing"
+    if path.stat().st_size != entry["bytes"]:
+        return f"{name} has {path.stat().st_size:,} bytes, expected {entry['bytes']:,}"
+    if _hash(path) != entry["xxh3_128"]:
+        return f"{name} does not match its checksum"
+    return None
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder so that a crash halfway leaves nothing that looks complete."""
+    doomed = folder.with_name(f".{folder.name}.deleting")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.rename(folder, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a small file atomically and force it to disk."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's entries (names, renames) to disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _hash(path: Path) -> str:
+    digest = xxhash.xxh3_128()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class OutputFolder:
+    """A hidden folder beside the final one, to write in; `publish` renames it into place.
+
+    Used as a context manager, which removes all that is not published, and whatever a killed run
+    left behind. With `keep`, unfinished work stays, for the next run to go on with.
+
+    Attributes:
+        final: the folder to make or to replace.
+        folder: where to write.
+        hidden: holds `folder` and more that is needed on the way.
+    """
+
+    def __init__(self, final: Path, keep: bool = False) -> None:
+        """Nothing is created before the context is entered."""
+        self.final = final
+        self.hidden = final.with_name(f".{final.name}.partial")
+        self.folder = self.hidden / "new"
+        self._old = self.hidden / "old"
+        self._keep = keep
+
+    def __enter__(self) -> Self:
+        self._new_parents = [folder for folder in self.hidden.parents if not folder.exists()]
+        try:
+            self.hidden.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot create a folder in {self.final.parent}: {error.strerror}; "
+                "choose another output folder"
+            ) from error
+        self._lock = os.open(self.hidden, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._lock)
+            raise ConfigurationError(
+                f"another run is writing {self.final}; wait for it or choose another output folder"
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        self._put_back()
+        shutil.rmtree(self._old, ignore_errors=True)
+        if not self._keep:
+            self.clear()
+        self.folder.mkdir(exist_ok=True)
+        return self
+
+    def clear(self) -> None:
+        """Remove all that was written; begin anew."""
+        for path in self.hidden.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        self.folder.mkdir()
+
+    def publish(self) -> None:
+        """Put the folder into place, each step forced to disk; an old one gives way."""
+        for folder in [self.folder, *(path for path in self.folder.rglob("*") if path.is_dir())]:
+            sync_folder(folder)
+        if self.final.exists():
+            os.rename(self.final, self._old)
+        os.rename(self.folder, self.final)
+        self._keep = False
+        sync_folder(self.final.parent)
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        self._keep = False
+
+    def _put_back(self) -> None:
+        """Undo half a `publish`."""
+        if self._old.exists() and not self.final.exists():
+            os.rename(self._old, self.final)
+
+    def __exit__(self, *exception: object) -> None:
+        self._put_back()
+        if not self._keep:
+            shutil.rmtree(self.hidden, ignore_errors=True)
+        os.close(self._lock)
+        with suppress(OSError):  # not empty: something was published or kept
+            for folder in (self.folder, self.hidden, *self._new_parents):
+                if folder.exists():
+                    folder.rmdir()

@@ -1,0 +1,1 @@
+"""What the model is shown: sentence pairs, masks, batches as arrays."""

@@ -1,0 +1,187 @@
+"""From rows of an instance table to the arrays of one unpadded batch."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from ds_bert.dataset.format import StoredMasks
+from ds_bert.dataset.options import NUM_SPECIAL_TOKENS
+from ds_bert.dataset.store import InstanceTable
+from ds_bert.instances.masking import choose_masks, masking_rules, num_predictions
+from ds_bert.instances.sentence_pairs import lay_out
+from ds_bert.rng.streams import MASKS, fold_seed, start_stream
+
+
+class BatchArrays(NamedTuple):
+    """B sequences with T tokens in all, one after the other, without padding.
+
+    Attributes:
+        input_ids: int32 [T], with masks.
+        token_type_ids: int32 [T], 0 in [CLS] A [SEP], 1 in B [SEP].
+        position_ids: int32 [T], from 0 in each sequence.
+        cu_seqlens: int32 [B + 1], the first token of each sequence, and T.
+        masked_lm_positions: int64 [M], ascending indices into the T tokens.
+        masked_lm_labels: int64 [M], the tokens of the text there.
+        next_sentence_labels: int64 [B], 0 when B follows A, 1 when it was drawn at random.
+    """
+
+    input_ids: NDArray[np.int32]
+    token_type_ids: NDArray[np.int32]
+    position_ids: NDArray[np.int32]
+    cu_seqlens: NDArray[np.int32]
+    masked_lm_positions: NDArray[np.int64]
+    masked_lm_labels: NDArray[np.int64]
+    next_sentence_labels: NDArray[np.int64]
+
+
+def collate(
+    table: InstanceTable, indices: NDArray[np.int64], epochs: NDArray[np.int64], seed: int
+) -> BatchArrays:
+    """Gather rows, add the special tokens and mask.
+
+    Args:
+        table: instances of one length.
+        indices: int64 [B], rows of the table.
+        epochs: int64 [B], choose the masks together with seed and row, unless they are stored.
+        seed: any integer.
+    """
+    rows = table.rows.take(indices)  # five times as fast as rows[indices]
+    cu_seqlens = np.zeros(len(rows) + 1, np.int32)
+    np.cumsum(_num_tokens(rows) + NUM_SPECIAL_TOKENS, out=cu_seqlens[1:])
+    input_ids, token_type_ids, position_ids = np.empty((3, cu_seqlens[-1]), np.int32)
+    vocabulary = table.store.vocabulary
+    special_ids = (vocabulary.cls_id, vocabulary.sep_id)
+    arrays = (input_ids, token_type_ids, position_ids)
+    if table.masks is None:
+        positions, labels = np.empty((2, len(rows) * table.max_predictions_per_seq), np.int64)
+        num_masks = _gather_and_mask(
+            table.store.tokens,
+            rows,
+            special_ids,
+            arrays,
+            indices,
+            epochs,
+            fold_seed(seed),
+            masking_rules(table.options, vocabulary),
+            table.max_seq_length,
+            positions,
+            labels,
+        )
+        positions, labels = positions[:num_masks], labels[:num_masks]
+    else:
+        _gather(table.store.tokens, rows, special_ids, arrays)
+        positions, labels = _apply_stored_masks(table.masks, indices, cu_seqlens, input_ids)
+    return BatchArrays(
+        input_ids,
+        token_type_ids,
+        position_ids,
+        cu_seqlens,
+        positions,
+        labels,
+        rows["is_random_next"].astype(np.int64),
+    )
+
+
+def sequence_lengths(table: InstanceTable, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Tokens of rows of a table, special tokens included."""
+    return _num_tokens(table.rows.take(indices)) + NUM_SPECIAL_TOKENS
+
+
+def count_masked_tokens(
+    table: InstanceTable, indices: NDArray[np.int64], epochs: NDArray[np.int64], seed: int
+) -> int:
+    """Masked tokens of the batch that `collate` would make of the same arguments.
+
+    Cheap (from lengths or stored offsets) except for whole words, where the masks must be chosen.
+    """
+    options, stored = table.options, table.masks
+    if stored is not None:
+        return int((stored.offsets[indices + 1] - stored.offsets[indices]).sum())
+    if options.do_whole_word_mask:
+        return len(collate(table, indices, epochs, seed).masked_lm_labels)
+    return _count_single_tokens(
+        _num_tokens(table.rows.take(indices)),
+        float(options.masked_lm_prob),
+        options.max_predictions_per_seq,
+    )
+
+
+def _num_tokens(rows: NDArray) -> NDArray[np.int64]:
+    return rows["a_length"].astype(np.int64) + rows["b_length"]
+
+
+def _apply_stored_masks(
+    stored: StoredMasks,
+    indices: NDArray[np.int64],
+    cu_seqlens: NDArray[np.int32],
+    input_ids: NDArray[np.int32],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Write stored masks into `input_ids`; returns positions and labels."""
+    starts = stored.offsets[indices].astype(np.int64)
+    counts = stored.offsets[indices + 1].astype(np.int64) - starts
+    # Item k of a sequence is item start + k of the file.
+    before = np.cumsum(counts) - counts
+    items = np.repeat(starts - before, counts) + np.arange(counts.sum())
+    positions = np.repeat(cu_seqlens[:-1].astype(np.int64), counts) + stored.positions[items]
+    labels = input_ids[positions].astype(np.int64)
+    input_ids[positions] = stored.replacements[items]
+    return positions, labels
+
+
+@njit(cache=True, nogil=True)
+def _gather_and_mask(
+    tokens, rows, special_ids, arrays, indices, epochs, seed, rules, room, positions, labels
+):
+    """Fill the arrays of a batch, sequence by sequence; returns the number of masked tokens."""
+    scratch, is_masked = np.empty((2, room), np.int64), np.empty(room, np.uint8)
+    stream = np.empty(2, np.uint64)
+    first = num_masks = 0
+    for number in range(len(rows)):
+        length, separator = _gather_sequence(tokens, rows[number], special_ids, arrays, first)
+        start_stream(stream, seed, MASKS, epochs[number], indices[number])
+        count = choose_masks(
+            stream,
+            arrays[0][first : first + length],
+            separator,
+            rules,
+            scratch,
+            is_masked,
+            positions[num_masks:],
+            labels[num_masks:],
+        )
+        for place in range(num_masks, num_masks + count):
+            positions[place] += first
+        num_masks += count
+        first += length
+    return num_masks
+
+
+@njit(cache=True, nogil=True)
+def _count_single_tokens(num_tokens, masked_lm_prob, max_predictions_per_seq):
+    total = 0
+    for count in num_tokens:
+        total += num_predictions(count, masked_lm_prob, max_predictions_per_seq)
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _gather(tokens, rows, special_ids, arrays):
+    first = 0
+    for number in range(len(rows)):
+        first += _gather_sequence(tokens, rows[number], special_ids, arrays, first)[0]
+
+
+@njit(cache=True, nogil=True)
+def _gather_sequence(tokens, row, special_ids, arrays, first):
+    """Write one sequence at `first`; returns its length and the first [SEP]'s position in it."""
+    input_ids, token_type_ids, position_ids = arrays
+    length, separator = lay_out(tokens, row, special_ids, input_ids[first:])
+    segments = token_type_ids[first : first + length]
+    segments[: separator + 1] = 0
+    segments[separator + 1 :] = 1
+    positions = position_ids[first : first + length]
+    for position in range(length):
+        positions[position] = position
+    return length, separator

@@ -1,0 +1,92 @@
+"""Looking at instances: what the model is shown and what it is asked."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from ds_bert.dataset.store import InstanceTable
+from ds_bert.instances.collate import BatchArrays, collate
+from ds_bert.tokenizer.vocabulary import CONTINUATION, MASK
+
+_ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Example:
+    """One instance in words, named as in Google's script.
+
+    Attributes:
+        tokens: [CLS] A [SEP] B [SEP] as the model sees it, masks in place.
+        segment_ids: 0 in [CLS] A [SEP], 1 in B [SEP].
+        masked_lm_positions: ascending positions in `tokens`.
+        masked_lm_labels: the tokens of the text there.
+        is_random_next: whether B was drawn at random.
+    """
+
+    tokens: list[str]
+    segment_ids: list[int]
+    masked_lm_positions: list[int]
+    masked_lm_labels: list[str]
+    is_random_next: bool
+
+
+def examples(table: InstanceTable, limit: int | None = None) -> Iterator[Example]:
+    """The first instances of a table in stored order.
+
+    Stored masks are shown; where masks are made for each batch, those of epoch 0 with the
+    preprocessing's seed are.
+    """
+    num_rows = min(len(table), limit if limit is not None else len(table))
+    for start in range(0, num_rows, _ROWS_AT_ONCE):
+        indices = np.arange(start, min(start + _ROWS_AT_ONCE, num_rows))
+        arrays = collate(table, indices, np.zeros_like(indices), table.options.random_seed)
+        yield from _split(arrays, table.store.vocabulary.tokens)
+
+
+def _split(arrays: BatchArrays, names: tuple[str, ...]) -> Iterator[Example]:
+    mask_bounds = np.searchsorted(arrays.masked_lm_positions, arrays.cu_seqlens)
+    for number, is_random_next in enumerate(arrays.next_sentence_labels):
+        first, last = arrays.cu_seqlens[number : number + 2]
+        masked = slice(*mask_bounds[number : number + 2])
+        yield Example(
+            [names[token] for token in arrays.input_ids[first:last]],
+            arrays.token_type_ids[first:last].tolist(),
+            (arrays.masked_lm_positions[masked] - first).tolist(),
+            [names[token] for token in arrays.masked_lm_labels[masked]],
+            bool(is_random_next),
+        )
+
+
+def as_json(example: Example) -> str:
+    """One line of JSON."""
+    return json.dumps(asdict(example), ensure_ascii=False)
+
+
+def as_text(example: Example) -> str:
+    """Both segments with the pieces of words joined.
+
+    [word->MASK] was hidden, [word->other] replaced, and [word] is asked for though it is visible.
+    """
+    shown = list(example.tokens)
+    for position, label in zip(example.masked_lm_positions, example.masked_lm_labels, strict=True):
+        shown[position] = _marked(label, example.tokens[position])
+    border = example.segment_ids.index(1)
+    kind = "B is from another place" if example.is_random_next else "B follows A"
+    return (
+        f"{len(shown)} tokens, {len(example.masked_lm_labels)} masked, {kind}\n"
+        f"  A: {_joined(shown[1 : border - 1])}\n"
+        f"  B: {_joined(shown[border:-1])}"
+    )
+
+
+def _marked(label: str, seen: str) -> str:
+    start = CONTINUATION if label.startswith(CONTINUATION) else ""  # stays joined to its word
+    if seen == label:
+        return f"{start}[{label}]"
+    return f"{start}[{label}->{'MASK' if seen == MASK else seen}]"
+
+
+def _joined(pieces: list[str]) -> str:
+    return " ".join(pieces).replace(f" {CONTINUATION}", "")

@@ -1,0 +1,155 @@
+"""How Google's script cuts a document into sentence pairs, for either kind of random generator.
+
+Both modes of preprocessing thus follow one text of the rules.
+
+Source: google-research/bert, create_pretraining_data.py (`create_instances_from_document`,
+`truncate_seq_pair`).
+"""
+
+import numpy as np
+from numba import njit
+
+from ds_bert.rng.source import randbelow, random
+
+NUM_TRIES = 10  # to find another document
+
+
+@njit(cache=True, nogil=True)
+def draw_target(state, max_num_tokens, short_seq_prob):
+    """Number of tokens to fill the pairs of one document with."""
+    if random(state) < short_seq_prob:
+        return 2 + randbelow(state, max_num_tokens - 1)
+    return max_num_tokens
+
+
+@njit(cache=True, nogil=True)
+def next_pair(state, documents, order, place, sentence, target, max_num_tokens):
+    """Make the pair that starts at a sentence.
+
+    Args:
+        state: state of the random generator, see `ds_bert.rng.source`.
+        documents: `ds_bert.dataset.store.Documents`.
+        order: int64 [D], the shuffled documents; empty: in the order of the corpus.
+        place: number of the document in that order.
+        sentence: first sentence of the pair, an index into `documents.sentence_ends`.
+        target: from `draw_target`.
+        max_num_tokens: limit for both segments together.
+
+    Returns:
+        a_start, a_length, b_start, b_length: ranges of `documents.tokens`, lengths at least 1.
+        is_random_next: whether B was drawn from elsewhere.
+        following: sentence that the next pair of the document starts at.
+    """
+    document = _document(order, place)
+    last = _last_of_chunk(documents, document, sentence, target)
+    a_last = sentence
+    if last > sentence:
+        a_last += randbelow(state, last - sentence)
+    a_start = _start(documents, document, sentence)
+    a_stop = _stop(documents, document, a_last)
+    is_random_next = last == sentence or random(state) < 0.5
+    if is_random_next:
+        wanted = target - (a_stop - a_start)
+        b_start, b_stop = _random_segment(state, documents, order, place, wanted)
+        following = a_last + 1  # the rest of the chunk goes back
+    else:
+        b_start, b_stop = a_stop, _stop(documents, document, last)
+        following = last + 1
+    a_start, a_length, b_start, b_length = _truncate(
+        state, a_start, a_stop - a_start, b_start, b_stop - b_start, max_num_tokens
+    )
+    return a_start, a_length, b_start, b_length, is_random_next, following
+
+
+@njit(cache=True, nogil=True)
+def first_sentence(documents, document):
+    """Index of a document's first sentence; that of document D is the number of sentences."""
+    return np.int64(documents.sentence_offsets[document])
+
+
+@njit(cache=True, nogil=True)
+def _document(order, place):
+    return order[place] if len(order) > 0 else place
+
+
+@njit(cache=True, nogil=True)
+def _start(documents, document, sentence):
+    if sentence == first_sentence(documents, document):
+        return np.int64(documents.token_offsets[document])
+    return _stop(documents, document, sentence - 1)
+
+
+@njit(cache=True, nogil=True)
+def _stop(documents, document, sentence):
+    return np.int64(documents.token_offsets[document]) + np.int64(documents.sentence_ends[sentence])
+
+
+@njit(cache=True, nogil=True)
+def _last_of_chunk(documents, document, sentence, target):
+    """Last sentence of the chunk: it reaches the target or ends the document."""
+    start = _start(documents, document, sentence)
+    end = first_sentence(documents, document + 1) - 1
+    while sentence < end and _stop(documents, document, sentence) - start < target:
+        sentence += 1
+    return sentence
+
+
+@njit(cache=True, nogil=True)
+def _random_segment(state, documents, order, place, wanted):
+    """Whole sentences from a random place of another document, `wanted` tokens if it has them.
+
+    When all tries hit the document itself, it is taken, as in a corpus of one document.
+    """
+    num_documents = len(documents.token_offsets) - 1
+    other = place
+    for _ in range(NUM_TRIES):
+        other = randbelow(state, num_documents)
+        if other != place:
+            break
+    document = _document(order, other)
+    first = first_sentence(documents, document)
+    num_sentences = first_sentence(documents, document + 1) - first
+    sentence = first + randbelow(state, num_sentences)
+    start = _start(documents, document, sentence)
+    return start, _stop(documents, document, _last_of_chunk(documents, document, sentence, wanted))
+
+
+@njit(cache=True, nogil=True)
+def _truncate(state, a_start, a_length, b_start, b_length, max_num_tokens):
+    """Take single tokens off the longer segment, B on a tie, at its front or back by chance."""
+    while a_length + b_length > max_num_tokens:
+        off_front = random(state) < 0.5
+        if a_length > b_length:
+            a_length -= 1
+            a_start += off_front
+        else:
+            b_length -= 1
+            b_start += off_front
+    return a_start, a_length, b_start, b_length
+
+
+@njit(cache=True, nogil=True)
+def lay_out(tokens, row, special_ids, sequence):
+    """Write one pair as [CLS] A [SEP] B [SEP]; returns its length and the first [SEP]'s position.
+
+    Args:
+        tokens: token ids of the corpus.
+        row: one item of `ds_bert.dataset.store.INSTANCE_DTYPE`.
+        special_ids: ids of [CLS] and [SEP].
+        sequence: integers [length of the sequence or more], written.
+    """
+    separator = 1 + np.int64(row.a_length)
+    last = separator + 1 + np.int64(row.b_length)
+    sequence[0] = special_ids[0]
+    _copy(tokens, np.int64(row.a_start), sequence[1:separator])
+    sequence[separator] = special_ids[1]
+    _copy(tokens, np.int64(row.b_start), sequence[separator + 1 : last])
+    sequence[last] = special_ids[1]
+    return last + 1, separator
+
+
+@njit(cache=True, nogil=True)
+def _copy(tokens, start, target):
+    source = tokens[start : start + len(target)]  # from 0 on, so that the loop is vectorized
+    for index in range(len(target)):
+        target[index] = source[index]

@@ -1,0 +1,1 @@
+"""The batch as tensors, and BERT on it."""

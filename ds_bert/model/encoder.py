@@ -1,0 +1,86 @@
+"""BERT's embeddings and layers on unpadded tokens, from the parameters of stock modules."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from ds_bert_kernels.linear import linear as plain_linear
+from torch import Tensor, nn
+
+from ds_bert.model.attention import Attention, looped_attention
+
+Linear = Callable[[Tensor, Tensor, Tensor], Tensor]  # input, weight, bias
+_LENGTH_STEP = 128  # attention's max_length is a multiple of this, so compiled code sees few values
+
+
+class Encoder:
+    """How the encoder of a model runs; holds no parameters.
+
+    Args:
+        attention: one of `ds_bert.model.attention`.
+        linear: computes the layers' matrix products, as `F.linear` does.
+        compiled: fuse each layer's element-wise work with torch.compile; one graph serves all
+            layers and all numbers of tokens.
+    """
+
+    def __init__(
+        self,
+        attention: Attention = looped_attention,
+        linear: Linear = plain_linear,
+        compiled: bool = False,
+    ):
+        wrap: Callable[[Any], Any] = (
+            partial(torch.compile, dynamic=True) if compiled else lambda f: f
+        )
+        self._embed, self._layer = wrap(_embed), wrap(_layer)
+        self._attention, self._linear = attention, linear
+
+    def __call__(self, bert: Any, batch: Any) -> Tensor:
+        """Hidden states [T, H] of a `ds_bert.model.batch.Batch` in a `BertModel`."""
+        hidden = self._embed(
+            bert.embeddings, batch.input_ids, batch.token_type_ids, batch.position_ids
+        )
+        max_length = -(-max(batch.sequence_lengths) // _LENGTH_STEP) * _LENGTH_STEP
+        for layer in bert.encoder.layer:
+            hidden = self.layer(layer, hidden, batch.cu_seqlens, max_length)
+        return hidden
+
+    def layer(
+        self, layer: nn.Module, hidden: Tensor, cu_seqlens: Tensor, max_length: int
+    ) -> Tensor:
+        """One layer of [T, H]; see `ds_bert.model.attention` for the borders of sequences."""
+        return self._layer(layer, hidden, cu_seqlens, max_length, self._attention, self._linear)
+
+
+def _embed(embeddings: nn.Module, *ids: Tensor) -> Tensor:
+    input_ids, token_type_ids, position_ids = (part[None] for part in ids)
+    return embeddings(input_ids, token_type_ids, position_ids)[0]
+
+
+def _layer(
+    layer: Any,
+    hidden: Tensor,
+    cu_seqlens: Tensor,
+    max_length: int,
+    attention: Attention,
+    linear: Linear,
+) -> Tensor:
+    """Query, key and value come from one matrix product."""
+
+    def dense(module: Any, x: Tensor) -> Tensor:
+        return linear(x, module.weight, module.bias)
+
+    def add(block: Any, x: Tensor, residual: Tensor) -> Tensor:
+        return block.LayerNorm(block.dropout(dense(block.dense, x)) + residual)
+
+    block = layer.attention.self
+    projections = (block.query, block.key, block.value)
+    weight = torch.cat([projection.weight for projection in projections])
+    bias = torch.cat([projection.bias for projection in projections])
+    qkv = linear(hidden, weight, bias).unflatten(-1, (3, block.num_attention_heads, -1))
+    dropout = block.dropout.p if layer.training else 0.0
+    context = attention(qkv, cu_seqlens, max_length, dropout)
+    hidden = add(layer.attention.output, context, hidden)
+    inner = layer.intermediate
+    return add(layer.output, inner.intermediate_act_fn(dense(inner.dense, hidden)), hidden)

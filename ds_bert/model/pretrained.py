@@ -1,0 +1,177 @@
+"""Where a model comes from: presets, config files, Hugging Face folders; all checked first."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, BertConfig
+
+from ds_bert.errors import CheckpointError, ConfigurationError
+from ds_bert.model.bert import BertForUnpaddedPreTraining
+from ds_bert.tokenizer.vocabulary import Vocabulary, read_model_vocabulary
+
+# The sizes of Devlin et al. 2019 and Turc et al. 2019; the rest is BertConfig's default.
+PRESETS = {
+    name: {
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "num_attention_heads": hidden // 64,
+        "intermediate_size": 4 * hidden,
+    }
+    for name, layers, hidden in (
+        ("bert-tiny", 2, 128),
+        ("bert-mini", 4, 256),
+        ("bert-base", 12, 768),
+        ("bert-large", 24, 1024),
+    )
+}
+SHAPE_FIELDS = (
+    *PRESETS["bert-tiny"],
+    "vocab_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+)
+
+
+def is_random_weights(name: str) -> bool:
+    """Whether `name` is a preset or a config file rather than a trained model."""
+    return name in PRESETS or name.endswith(".json")
+
+
+def read_model_config(name: str, vocabulary: Vocabulary, max_seq_length: int) -> BertConfig:
+    """The configuration of the model `name`, checked against the data.
+
+    Args:
+        name: preset, path of a config.json, or Hugging Face folder or id.
+        vocabulary: the data set's; a preset takes its size from it.
+        max_seq_length: the longest sequence of the data, in tokens.
+
+    Raises:
+        ConfigurationError: unknown name, not a BERT, too few positions or another vocabulary size.
+    """
+    if name in PRESETS:
+        config = BertConfig(
+            **PRESETS[name], vocab_size=vocabulary.size, pad_token_id=vocabulary.pad_id
+        )
+    elif name.endswith(".json"):
+        config = _read_config_file(Path(name))
+    else:
+        config = _read_hugging_face_config(name)
+    if config.max_position_embeddings < max_seq_length:
+        raise ConfigurationError(
+            f"max_seq_length {max_seq_length} is above max_position_embeddings "
+            f"{config.max_position_embeddings} of {name}; choose a shorter length or another model"
+        )
+    if config.vocab_size < vocabulary.size:
+        raise ConfigurationError(
+            f"the data set has a vocabulary of {vocabulary.size:,} tokens, {name} has vocab_size "
+            f"{config.vocab_size:,}; use the model's own vocabulary for the data, or another model"
+        )
+    return config
+
+
+def _read_config_file(path: Path) -> BertConfig:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"model {path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ConfigurationError(f"model {path}: not valid JSON ({error})") from None
+    _require_bert(values.get("model_type", "bert"), str(path))
+    return BertConfig(**values)
+
+
+def _read_hugging_face_config(name: str) -> BertConfig:
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError):
+        raise ConfigurationError(
+            f"model {name!r}: not a preset ({', '.join(PRESETS)}), a .json file, a run, a "
+            "checkpoint, a Hugging Face folder, or an id that is in reach"
+        ) from None
+    _require_bert(config.model_type, name)
+    return config
+
+
+def _require_bert(model_type: Any, name: str) -> None:
+    if model_type != "bert":
+        raise ConfigurationError(f"model {name}: found model_type {model_type!r}, expected 'bert'")
+
+
+def build_model(name: str, config: BertConfig) -> BertForUnpaddedPreTraining:
+    """The model `name` with its weights, or with random ones (from torch's default generator).
+
+    Raises:
+        CheckpointError: the encoder's weights are missing or damaged.
+    """
+    if is_random_weights(name):
+        return BertForUnpaddedPreTraining(config)
+    model, _ = load_model(name)
+    return model
+
+
+def load_model(folder: str | Path) -> tuple[BertForUnpaddedPreTraining, set[str]]:
+    """Load a Hugging Face BERT in fp32.
+
+    Returns:
+        the model, and which of the heads "cls.predictions" and "cls.seq_relationship" are not in
+        the file (their weights are random then).
+
+    Raises:
+        CheckpointError: not readable, or weights of the encoder are missing or of other shapes.
+    """
+    try:
+        model, info = BertForUnpaddedPreTraining.from_pretrained(
+            str(folder), output_loading_info=True, dtype=torch.float32
+        )
+    except Exception as error:  # safetensors, JSON and OS errors share no base class
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"model {folder}: cannot be loaded ({reason})") from None
+    missing = {key for key in info["missing_keys"] if not key.startswith("cls.predictions.decoder")}
+    encoder = sorted(key for key in missing if not key.startswith(("cls.", "bert.pooler")))
+    if encoder:
+        raise CheckpointError(
+            f"model {folder}: {len(encoder)} weights of the encoder are missing (first: "
+            f"{encoder[0]}); this is not a complete BERT"
+        )
+    heads = {".".join(key.split(".")[:2]) for key in missing}
+    if "bert.pooler" in heads:  # the next-sentence head is useless without its pooler
+        heads = heads - {"bert.pooler"} | {"cls.seq_relationship"}
+    return model, heads
+
+
+def check_vocabulary(name: str, vocabulary: Vocabulary) -> None:
+    """Refuse a model, folder or hub id, whose vocabulary is not that of the data.
+
+    Raises:
+        CheckpointError: names both hashes.
+    """
+    try:
+        found = read_model_vocabulary(name)
+    except ConfigurationError:  # a model without tokenizer files: the sizes have been compared
+        return
+    if found.sha256 != vocabulary.sha256:
+        raise CheckpointError(
+            f"model {name} has the vocabulary {found.sha256[:12]} ({found.size:,} tokens), the "
+            f"data set {vocabulary.sha256[:12]} ({vocabulary.size:,} tokens); preprocess the text "
+            "with the model's vocabulary (scripts/create_vocab.py --model_name_or_path)"
+        )
+
+
+def check_same_shape(config: BertConfig, other: BertConfig, where: str) -> None:
+    """Refuse weights of another model size.
+
+    Raises:
+        CheckpointError: lists the fields that differ.
+    """
+    differ = [
+        f"{name} {getattr(other, name)} instead of {getattr(config, name)}"
+        for name in SHAPE_FIELDS
+        if getattr(other, name) != getattr(config, name)
+    ]
+    if differ:
+        raise CheckpointError(
+            f"{where} is a model of another size: {', '.join(differ)}; set `model` to that size or "
+            "name another checkpoint"
+        )

@@ -1,0 +1,249 @@
+"""LAMB whose trust ratios are exact under DeepSpeed ZeRO.
+
+An ordinary LAMB given a flat partition takes one trust ratio for all tensors in it. This one knows
+which elements belong to which tensor, sums the squared norms per tensor over the ranks, and so
+makes the same step for any number of ranks.
+"""
+
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from ds_bert_kernels.dispatch import implementation
+from ds_bert_kernels.reference import Segment
+from torch import Tensor
+
+from ds_bert.optim.flat_partition import cut_into_pieces, layout_problem
+
+_Groups = Iterable[Tensor] | Iterable[dict[str, Any]]
+
+
+class Lamb(torch.optim.Optimizer):
+    """LAMB (You et al. 2020, Algorithm 2) for plain tensors and for ZeRO's flat partitions.
+
+    Call `bind()` once after `deepspeed.initialize` and before a checkpoint is loaded. All tensors
+    are kept in a single parameter group, the weight decay per tensor beside it: then every ZeRO
+    wrapper makes one flat partition and calls `step()` once, which costs one small all-reduce.
+
+    Each tensor's, or the flat partition's, state holds `step` (0-dim fp32 on the CPU: steps done),
+    `exp_avg` and `exp_avg_sq` (fp32, in the parameter's shape).
+    """
+
+    def __init__(
+        self,
+        params: _Groups,
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+        bias_correction: bool = True,
+        min_trust_ratio: float | None = None,
+        max_trust_ratio: float | None = None,
+        adapt_without_decay: bool = True,
+        pre_normalize_gradients: bool = False,
+    ):
+        """Take the model's tensors.
+
+        Args:
+            params: tensors, or groups {"params": tensors, "weight_decay": float}; frozen and empty
+                tensors are left out, as DeepSpeed does.
+            lr: learning rate.
+            betas: decay rates of the moments.
+            eps: added to the square root of the second moment.
+            weight_decay: for tensors of groups that do not say otherwise; decoupled, inside the
+                trust ratio.
+            bias_correction: divide the moments by 1 - beta^step.
+            min_trust_ratio: lower limit of the trust ratio; None for no limit.
+            max_trust_ratio: upper limit of the trust ratio; None for no limit.
+            adapt_without_decay: False: trust ratio 1 for tensors without weight decay.
+            pre_normalize_gradients: divide all gradients by their global norm (NVLAMB).
+        """
+        self._tensors, weight_decays = _merge_groups(params, weight_decay)
+        # Of each tensor: weight_decay and adaptive of its segments.
+        self._options = [(decay, adapt_without_decay or decay != 0) for decay in weight_decays]
+        self._segments = [
+            [Segment(0, tensor.numel(), 0, *options)]
+            for tensor, options in zip(self._tensors, self._options, strict=True)
+        ]
+        self._bound = False
+        self._process_group: dist.ProcessGroup | None = None
+        defaults = {
+            "lr": lr,
+            "betas": tuple(betas),
+            "eps": eps,
+            "bias_correction": bias_correction,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
+            "pre_normalize_gradients": pre_normalize_gradients,
+        }
+        super().__init__(self._tensors, defaults)
+
+    @torch.no_grad()
+    def bind(self, process_group: dist.ProcessGroup | None = None) -> None:
+        """Find the model's tensors in the flat partition that DeepSpeed put in their place.
+
+        Where the optimizer still holds the model's own tensors (ZeRO stage 0 in fp32) there is
+        nothing to find. The state is allocated here: DeepSpeed links it to the model's tensors at
+        the first step and never again.
+
+        Args:
+            process_group: the data-parallel ranks; None for all ranks. Every rank must call.
+
+        Raises:
+            RuntimeError: on every rank, if on any rank the partition is not laid out as expected.
+        """
+        if not self._holds_own_tensors():
+            self._bind_partition(process_group)
+        for tensor in self._held():
+            self._state_of(tensor)
+
+    def _bind_partition(self, process_group: dist.ProcessGroup | None) -> None:
+        distributed = dist.is_initialized()
+        rank = dist.get_rank(process_group) if distributed else 0
+        world_size = dist.get_world_size(process_group) if distributed else 1
+        flat = self._held()[0]
+        pieces = cut_into_pieces([tensor.numel() for tensor in self._tensors], flat.numel(), rank)
+        if len(self._held()) == 1:
+            problem = layout_problem(self._tensors, flat, pieces, world_size)
+        else:
+            problem = f"found {len(self._held())} tensors, expected one flat partition"
+        _refuse_together(problem, flat.device, process_group)
+        self._segments = [
+            [Segment(p.start, p.length, p.tensor, *self._options[p.tensor]) for p in pieces]
+        ]
+        self._bound, self._process_group = True, process_group
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Make one update; under a flat partition every rank must call.
+
+        Args:
+            closure: re-evaluates the model and returns its loss; optional.
+
+        Returns:
+            the closure's loss, or None.
+
+        Raises:
+            RuntimeError: the optimizer holds a flat partition and `bind()` was not called.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if not self._bound and not self._holds_own_tensors():
+            raise RuntimeError(
+                "Lamb holds a partition whose layout it does not know; call bind() once after "
+                "deepspeed.initialize"
+            )
+        held = zip(self._held(), self._segments, strict=True)
+        work = [(t, t.grad, segments) for t, segments in held if t.grad is not None]
+        assert work or not self._bound, "DeepSpeed sets the partition's gradient on every rank"
+        gradient_scale = self._gradient_scale([gradient for _, gradient, _ in work])
+        for tensor, gradient, segments in work:
+            self._update(tensor, gradient, segments, gradient_scale)
+        return loss
+
+    def _update(
+        self,
+        parameter: Tensor,
+        gradient: Tensor,
+        segments: list[Segment],
+        gradient_scale: Tensor | None,
+    ) -> None:
+        group, state = self.param_groups[0], self._state_of(parameter)
+        state["step"] += 1
+        partition = parameter.view(-1)
+        kernel = implementation("lamb", partition)
+        moments = (state["exp_avg"].view(-1), state["exp_avg_sq"].view(-1))
+        constants = {
+            "eps": group["eps"],
+            "bias_corrections": _bias_corrections(group, float(state["step"])),
+        }
+        squared_norms = kernel.lamb_moments(
+            partition,
+            gradient.reshape(-1),
+            *moments,
+            segments,
+            len(self._tensors) if self._bound else 1,
+            betas=group["betas"],
+            gradient_scale=gradient_scale,
+            **constants,
+        )
+        kernel.lamb_apply(
+            partition,
+            *moments,
+            segments,
+            self._sum_over_partitions(squared_norms),
+            lr=group["lr"],
+            min_trust_ratio=group["min_trust_ratio"],
+            max_trust_ratio=group["max_trust_ratio"],
+            **constants,
+        )
+
+    def _gradient_scale(self, gradients: list[Tensor]) -> Tensor | None:
+        if not (gradients and self.param_groups[0]["pre_normalize_gradients"]):
+            return None
+        squares = torch.stack([gradient.square().sum() for gradient in gradients])
+        norm = self._sum_over_partitions(squares.sum()).sqrt()
+        return torch.where(norm > 0, 1 / norm, 1.0)
+
+    def _sum_over_partitions(self, values: Tensor) -> Tensor:
+        if self._bound and dist.is_initialized() and dist.get_world_size(self._process_group) > 1:
+            dist.all_reduce(values, group=self._process_group)
+        return values
+
+    def _state_of(self, parameter: Tensor) -> dict[str, Any]:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["exp_avg"] = torch.zeros_like(parameter, requires_grad=False)
+            state["exp_avg_sq"] = torch.zeros_like(parameter, requires_grad=False)
+        return state
+
+    def _held(self) -> list[Tensor]:
+        return self.param_groups[0]["params"]
+
+    def _holds_own_tensors(self) -> bool:
+        same_number = len(self._held()) == len(self._tensors)
+        return same_number and all(map(operator.is_, self._held(), self._tensors))
+
+
+def _merge_groups(params: _Groups, weight_decay: float) -> tuple[list[Tensor], list[float]]:
+    """The tensors that DeepSpeed will optimize and the weight decay of each, in order."""
+    tensors: list[Tensor] = []
+    weight_decays: list[float] = []
+    for item in params:
+        group: dict[str, Any] = item if isinstance(item, dict) else {"params": [item]}
+        unknown = group.keys() - {"params", "weight_decay"}
+        if unknown:
+            raise ValueError(f"Lamb's groups may set weight_decay only, found {sorted(unknown)}")
+        trainable = [t for t in group["params"] if t.requires_grad and t.numel() > 0]
+        tensors += trainable
+        weight_decays += [group.get("weight_decay", weight_decay)] * len(trainable)
+    return tensors, weight_decays
+
+
+def _bias_corrections(group: dict[str, Any], step: float) -> tuple[float, float]:
+    if not group["bias_correction"]:
+        return 1.0, 1.0
+    beta1, beta2 = group["betas"]
+    return 1 - beta1**step, 1 - beta2**step
+
+
+def _refuse_together(
+    problem: str | None, device: torch.device, process_group: dist.ProcessGroup | None
+) -> None:
+    """Raise on every rank if one rank has a problem, so that no rank waits for another."""
+    failed = torch.tensor(int(problem is not None), device=device)
+    if dist.is_initialized():
+        dist.all_reduce(failed, group=process_group)
+    if failed.item():
+        raise RuntimeError(
+            "the flat partition that DeepSpeed handed to Lamb is not laid out as expected "
+            f"({problem or 'on another rank'}); call bind() right after deepspeed.initialize and "
+            "before loading a checkpoint, leave round_robin_gradients and parameter_alignment off, "
+            "and use a supported DeepSpeed version"
+        )

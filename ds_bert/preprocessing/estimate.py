@@ -1,0 +1,144 @@
+"""What preprocessing will take, by the size of the input and a sample of it."""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from ds_bert.errors import ConfigurationError
+from ds_bert.preprocessing.options import TRAIN, VALIDATION, PreprocessOptions
+from ds_bert.text.blocks import read_sample
+from ds_bert.text.source import Input
+from ds_bert.tokenizer.wordpiece import WordPieceTokenizer
+
+_SAMPLE_BYTES = 2**20
+# Measured on one core of 2024; a guess for others. Only the rate of tokenization is measured now.
+_SECONDS_PER_ROW = {"fast": 0.5e-6, "exact": 8e-6}
+_SECONDS_PER_SPLIT_TOKEN = 2e-9
+_BASE_BYTES, _WORKER_BYTES = 130e6, 32e6  # of memory: the program and its tables, each thread
+_DOCUMENT_BYTES, _INSTANCE_BYTES = 16, 8  # of memory: for the split, for the order in exact mode
+
+
+class Estimate(NamedTuple):
+    """About what it takes.
+
+    Attributes:
+        input_bytes: size of the text; 0: not known.
+        tokens: number of tokens.
+        disk_bytes: largest size on disk, with a margin.
+        memory_bytes: anonymous memory of the process.
+        stages: seconds of each stage, by its name in the journal.
+    """
+
+    input_bytes: int
+    tokens: float
+    disk_bytes: float
+    memory_bytes: float
+    stages: dict[str, float]
+
+    def share(self, fraction: Callable[[str], float]) -> float:
+        """How much of the work is done, 0 to 1, by the time that each stage takes.
+
+        Args:
+            fraction: of a stage, how much of it is done.
+        """
+        done = sum(seconds * fraction(name) for name, seconds in self.stages.items())
+        return done / max(1e-9, sum(self.stages.values()))
+
+    def __str__(self) -> str:
+        if not self.input_bytes:
+            return "the size of the input is not known beforehand"
+        tokens, disk, memory = map(
+            tqdm.format_sizeof, (self.tokens, self.disk_bytes, self.memory_bytes)
+        )
+        return (
+            f"input {tqdm.format_sizeof(self.input_bytes)}B, about {tokens} tokens: needs about "
+            f"{disk}B of disk, {memory}B of memory and "
+            f"{tqdm.format_interval(sum(self.stages.values()))} (minutes:seconds)"
+        )
+
+
+def estimate(
+    options: PreprocessOptions, inputs: Sequence[Input], tokenizer: WordPieceTokenizer
+) -> Estimate:
+    """Estimate from the first megabyte, which is tokenized to measure the rate."""
+    sample = read_sample(inputs, _SAMPLE_BYTES)
+    tokenizer.encode(sample[: _SAMPLE_BYTES // 16])  # the first call loads compiled code
+    start = time.monotonic()
+    text = tokenizer.encode(sample)
+    seconds = time.monotonic() - start
+    input_bytes = sum(source.num_bytes for source in inputs)
+    scale = input_bytes / max(1, len(sample))
+    tokens, documents = len(text.tokens) * scale, len(text.document_ends) * scale
+    memory = _BASE_BYTES + _WORKER_BYTES * options.num_workers
+    if options.mode == "exact":
+        memory += _INSTANCE_BYTES * max(_row_counts(options, tokens).values())
+    elif options.fraction > 0:
+        memory += _DOCUMENT_BYTES * documents
+    return Estimate(
+        input_bytes=input_bytes,
+        tokens=tokens,
+        disk_bytes=_disk_bytes(options, tokens, text.tokens.itemsize),
+        memory_bytes=memory,
+        stages=_stages(options, seconds * scale / options.num_workers, tokens),
+    )
+
+
+def _row_counts(options: PreprocessOptions, tokens: float) -> dict[int, float]:
+    """About how many instances of each length there are."""
+    return {
+        length.max_seq_length: length.dupe_factor * tokens / (0.9 * length.max_num_tokens)
+        for length in options.instance_options(TRAIN)
+    }
+
+
+def _disk_bytes(options: PreprocessOptions, tokens: float, token_bytes: int) -> float:
+    row_counts = _row_counts(options, tokens)
+    text = (token_bytes + 1) * tokens  # with the ends of sentences and documents
+    needed = text * (2 if options.fraction > 0 else 1)  # a split writes it twice
+    for length in options.instance_options(TRAIN):
+        row, masks = 24, length.max_predictions_per_seq * 4 + 8
+        of_each = 2 * (row + masks) if options.mode == "exact" else row
+        needed += of_each * row_counts[length.max_seq_length]
+    return needed
+
+
+def _stages(options: PreprocessOptions, tokenizing: float, tokens: float) -> dict[str, float]:
+    """Seconds of each stage; the names are those of `StoreWriter`, the small ones are left out."""
+    num_threads = options.num_workers if options.mode == "fast" else 1
+    a_row = _SECONDS_PER_ROW[options.mode] / num_threads
+    stages = {
+        f"{TRAIN}/seq{length}": count * a_row
+        for length, count in _row_counts(options, tokens).items()
+    }
+    if VALIDATION not in options.folders:
+        return {f"{TRAIN}/documents": tokenizing, **stages}
+    splitting = _SECONDS_PER_SPLIT_TOKEN * tokens
+    return {f"{TRAIN}/whole/documents": tokenizing, f"{TRAIN}/documents": splitting, **stages}
+
+
+def check_disk(estimate: Estimate, options: PreprocessOptions, unfinished: Sequence[Path]) -> None:
+    """Refuse to start what will surely not fit.
+
+    Args:
+        estimate: what it takes.
+        options: where to write.
+        unfinished: folders that hold a part of it already.
+
+    Raises:
+        ConfigurationError: too little room.
+    """
+    place = Path(options.output_dir).absolute().parent
+    while not place.exists():
+        place = place.parent
+    files = (path for folder in unfinished for path in folder.rglob("*") if path.is_file())
+    needed = estimate.disk_bytes - sum(path.stat().st_size for path in files)
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise ConfigurationError(
+            f"about {tqdm.format_sizeof(needed)}B are needed and {tqdm.format_sizeof(free)}B are "
+            f"free on the disk of {options.output_dir}; make room, or choose another --output_dir"
+        )

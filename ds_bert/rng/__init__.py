@@ -1,0 +1,1 @@
+"""Random numbers in compiled code: counter-based streams, and Python's own generator."""

@@ -1,0 +1,1 @@
+"""The user's text, whatever form it has: blocks of whole documents."""

@@ -1,0 +1,1 @@
+"""Vocabulary: learning it, and turning UTF-8 bytes into ids."""

@@ -1,0 +1,1 @@
+"""A run: its plan, its data, its loop, its log."""

@@ -1,0 +1,134 @@
+"""The data of each training step: which sequences, in which order, on which rank.
+
+Sample p of a run is row `permuted(p % N)` of epoch p // N. So the position in the data is one
+number, the same for any number of ranks, and no order is ever stored.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ds_bert.dataset.store import InstanceTable
+from ds_bert.instances.collate import count_masked_tokens, sequence_lengths
+from ds_bert.model.batch import Batch, make_batch
+from ds_bert.rng.streams import permuted
+
+_STEPS_AHEAD = 2
+_SHAPE_STEP = 128  # tokens; packed batches then have few shapes
+
+
+class Step(NamedTuple):
+    """What one rank works on in one optimizer step.
+
+    Attributes:
+        micro_batches: the batches of this rank, one for each accumulation step.
+        num_masked_tokens: masked tokens of the step over all ranks.
+        num_sequences: sequences of the step over all ranks.
+    """
+
+    micro_batches: list[Batch]
+    num_masked_tokens: int
+    num_sequences: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingBatches:
+    """The steps of a run for one rank.
+
+    Attributes:
+        table: instances of one sequence length.
+        train_batch_size: sequences of a step over all ranks, a multiple of
+            micro_batch_size x world_size.
+        micro_batch_size: sequences of a batch.
+        rank: this process.
+        world_size: number of ranks.
+        seed: of the order and the masks.
+        masking: "dynamic" for new masks in every epoch, "static" for the same in all. Masks that
+            are stored in the data set are taken as they are.
+        packed: deal the sequences of a step out so that all micro-batches of all ranks have nearly
+            the same number of tokens, rounded up to a multiple of 128.
+    """
+
+    table: InstanceTable
+    train_batch_size: int
+    micro_batch_size: int
+    rank: int
+    world_size: int
+    seed: int
+    masking: Literal["dynamic", "static"] = "dynamic"
+    packed: bool = False
+
+    def __post_init__(self):
+        assert self.train_batch_size % (self.micro_batch_size * self.world_size) == 0
+
+    def step(self, first_sample: int) -> Step:
+        """The step that starts at a sample (0, train_batch_size, ... in a run)."""
+        indices, epochs = self._locate(first_sample)
+        mine = np.split(self._shared_out(indices), self.world_size)[self.rank]
+        micro_batches = [
+            make_batch(self.table, indices[part], epochs[part], self.seed) for part in mine
+        ]
+        if self.packed:
+            micro_batches = [batch.padded(_SHAPE_STEP) for batch in micro_batches]
+        if torch.cuda.is_available():
+            micro_batches = [batch.pinned() for batch in micro_batches]
+        num_masked_tokens = count_masked_tokens(self.table, indices, epochs, self.seed)
+        return Step(micro_batches, num_masked_tokens, self.train_batch_size)
+
+    @contextmanager
+    def iterate(self, first_sample: int) -> Iterator[Iterator[Step]]:
+        """Endless steps from a sample on, made in the background while the block runs."""
+        executor = ThreadPoolExecutor(1, "batches")
+        try:
+            yield self._prefetched(executor, first_sample)
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+    def _prefetched(self, executor: ThreadPoolExecutor, sample: int) -> Iterator[Step]:
+        waiting: deque = deque()
+        while True:
+            while len(waiting) < _STEPS_AHEAD:
+                waiting.append(executor.submit(self.step, sample))
+                sample += self.train_batch_size
+            yield waiting.popleft().result()
+
+    def _shared_out(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Samples of all micro-batches [ranks x accumulation, micro_batch_size], rank by rank."""
+        if not self.packed:
+            return np.arange(len(indices)).reshape(-1, self.micro_batch_size)
+        lengths = sequence_lengths(self.table, indices)
+        return deal(lengths, len(indices) // self.micro_batch_size)
+
+    def _locate(self, first_sample: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows and mask epochs of a step's samples over all ranks."""
+        samples = np.arange(first_sample, first_sample + self.train_batch_size)
+        epochs, positions = np.divmod(samples, len(self.table))
+        indices = np.empty_like(samples)
+        for epoch in range(epochs[0], epochs[-1] + 1):
+            inside = epochs == epoch
+            indices[inside] = permuted(positions[inside], len(self.table), self.seed, epoch)
+        return indices, epochs if self.masking == "dynamic" else np.zeros_like(epochs)
+
+
+def deal(lengths: NDArray[np.int64], num_batches: int) -> NDArray[np.int64]:
+    """Share sequences out, the same number to each batch, with nearly equal sums of tokens.
+
+    The longest go to the batches in turn, the next longest in the opposite order, and so on.
+
+    Args:
+        lengths: [N] tokens of each sequence; N is a multiple of num_batches.
+        num_batches: how many to make.
+
+    Returns:
+        int64 [num_batches, N / num_batches], indices into lengths.
+    """
+    rounds = np.argsort(-lengths, kind="stable").reshape(-1, num_batches)
+    rounds[1::2] = rounds[1::2, ::-1].copy()
+    return np.ascontiguousarray(rounds.T)

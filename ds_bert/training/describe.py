@@ -1,0 +1,53 @@
+"""A plan for a person, and for the record of the run."""
+
+from dataclasses import asdict
+from typing import Any
+
+from ds_bert.model import pretrained
+from ds_bert.training.deepspeed_config import precision, zero_stage
+from ds_bert.training.plan import Plan, checkpoint_bytes
+
+
+def describe(plan: Plan) -> str:
+    """The plan for a person, one fact a line."""
+    config, table = plan.config, plan.train_table
+    num_rows = len(table.rows)
+    samples = config.max_steps * plan.batch.train_batch_size
+    validation = plan.validation_table
+    start = "random weights" if pretrained.is_random_weights(config.model) else config.model
+    if config.init_from:
+        start = f"weights of {config.init_from}" + (" and its moments" * config.carry_moments)
+    if plan.resume_from:
+        start = f"resume from {plan.resume_from.folder}"
+    rows = {
+        "model": f"{config.model}, {plan.num_parameters:,} parameters",
+        "start": start,
+        "train data": f"{config.train_data}: {num_rows:,} instances of up to "
+        f"{config.max_seq_length} tokens, {len(table.store.tokens):,} tokens of text",
+        "validation data": f"{config.validation_data}: {len(validation.rows):,} instances"
+        if validation
+        else "none",
+        "batch": f"train_batch_size {plan.batch.train_batch_size:,}, micro-batch to be measured"
+        if plan.micro_batch_is_open
+        else str(plan.batch),
+        "steps": f"{config.max_steps:,} = {samples:,} sequences = {samples / num_rows:.2f} epochs",
+        "schedule": f"{config.lr_scheduler_type}, warm-up {config.num_warmup_steps:,} steps",
+        "optimizer": f"{plan.optimizer['type']} {plan.optimizer['params']}",
+        "precision": f"{precision(plan.engine_config)}, ZeRO stage "
+        f"{zero_stage(plan.engine_config)}",
+        "checkpoint": f"about {checkpoint_bytes(plan) / 1e6:,.0f} MB each, "
+        f"{config.keep_checkpoints} kept in {config.output_dir}/checkpoints",
+    }
+    return "\n".join(f"{name:>16}: {text}" for name, text in rows.items())
+
+
+def as_record(plan: Plan) -> dict[str, Any]:
+    """The resolved configuration as plain JSON values."""
+    return {
+        "ds_bert": asdict(plan.config),
+        "deepspeed": plan.engine_config,
+        "optimizer": plan.optimizer,
+        "batch": asdict(plan.batch),
+        "model_config": plan.model_config.to_diff_dict(),
+        "facts": plan.facts,
+    }

@@ -1,0 +1,135 @@
+"""What a run tells: a line of log, a row of metrics.jsonl, a progress bar on a terminal."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ds_bert import distributed, files
+
+
+class RunLog:
+    """Counts sequences and tokens, measures rates (pauses taken out) and writes rows on rank 0.
+
+    Args:
+        folder: the run's folder; rows go to its metrics.jsonl.
+        step: optimizer steps already done; rows of later steps, left by a crash, are removed.
+        max_steps: optimizer steps in all.
+    """
+
+    def __init__(self, folder: Path, step: int, max_steps: int):
+        self._path = folder / "metrics.jsonl"
+        self._step, self._max_steps = step, max_steps
+        self._bar: tqdm | None = None
+        self._sequences = self._tokens = self._steps = 0
+        self._since = time.monotonic()
+        self._start, self._first_step = self._since, step
+        if distributed.rank() == 0:
+            _drop_rows_after(self._path, step)
+
+    def __enter__(self) -> "RunLog":
+        self._since = self._start = time.monotonic()
+        if distributed.rank() == 0 and sys.stderr.isatty():
+            self._bar = tqdm(total=self._max_steps, initial=self._step, unit="step", smoothing=0.05)
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def count(self, num_sequences: int, num_tokens: int) -> None:
+        """Count a micro-batch of this rank (tokens without padding)."""
+        self._sequences += num_sequences
+        self._tokens += num_tokens
+
+    def advance(self) -> None:
+        """Count an optimizer step."""
+        self._step += 1
+        self._steps += 1
+        if self._bar is not None:
+            self._bar.update()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent inside counts for no rate and no ETA (validation, saving)."""
+        start = time.monotonic()
+        yield
+        spent = time.monotonic() - start
+        self._since += spent
+        self._start += spent
+
+    def log_training(self, metrics: dict[str, Any]) -> None:
+        """Print and record a training row with the rates since the last one."""
+        now = time.monotonic()
+        elapsed = max(now - self._since, 1e-9)
+        world = distributed.world_size()
+        row = metrics | {
+            "sequences_per_second": self._sequences * world / elapsed,
+            "tokens_per_second": self._tokens * world / elapsed,
+            "seconds_per_step": elapsed / max(self._steps, 1),
+        }
+        done = self._step - self._first_step
+        eta = (now - self._start) / max(done, 1) * (self._max_steps - self._step)
+        self._sequences = self._tokens = self._steps = 0
+        self._since = now
+        distributed.log(_training_line(self._step, self._max_steps, row, eta))
+        self._write("train", row)
+
+    def log_validation(self, metrics: dict[str, Any]) -> None:
+        """Print and record a validation row."""
+        distributed.log(
+            f"step {self._step:,} validation: mlm_loss {metrics['mlm_loss']:.4f} "
+            f"perplexity {metrics['perplexity']:.2f} mlm_accuracy {metrics['mlm_accuracy']:.4f} "
+            f"nsp_loss {metrics['nsp_loss']:.4f} nsp_accuracy {metrics['nsp_accuracy']:.4f} "
+            f"({metrics['num_sequences']:,} sequences)"
+        )
+        self._write("validation", metrics)
+
+    def _write(self, kind: str, row: dict[str, Any]) -> None:
+        if distributed.rank() == 0:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"kind": kind, "step": self._step, **row}) + "\n")
+
+
+def _training_line(step: int, max_steps: int, row: dict[str, Any], eta: float) -> str:
+    norm, skipped = row["gradient_norm"], row["skipped_steps"]
+    return (
+        f"step {step:,}/{max_steps:,} loss {row['loss']:.4f} mlm {row['mlm_loss']:.4f} "
+        f"nsp {row['nsp_loss']:.4f} mlm_acc {row['mlm_accuracy']:.3f} "
+        f"nsp_acc {row['nsp_accuracy']:.3f} lr {row['learning_rate']:.2e} "
+        + (f"gnorm {norm:.2f} " if norm is not None else "")
+        + (f"skipped {skipped} " if skipped else "")
+        + f"{row['sequences_per_second']:,.0f} seq/s {row['tokens_per_second']:,.0f} tok/s "
+        f"ETA {duration(eta)}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 1d02h, 3h04m, 5m06s or 7s."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d{hours:02}h"
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+
+
+def _drop_rows_after(path: Path, step: int) -> None:
+    """Remove rows that a crash left behind the checkpoint, and a last row cut in half."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    files.write_text(path, "".join(kept))

@@ -1,0 +1,229 @@
+"""What a run is going to do: everything checked and every number resolved before it starts."""
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BertConfig, BertForPreTraining
+
+from ds_bert import distributed
+from ds_bert.checkpoint import folder as checkpoints
+from ds_bert.checkpoint.folder import Checkpoint
+from ds_bert.config import MICRO_BATCH, TrainingConfig
+from ds_bert.dataset.store import InstanceTable, TokenStore
+from ds_bert.errors import CheckpointError, ConfigurationError, DataError
+from ds_bert.model import pretrained
+from ds_bert.model.bert import BertForUnpaddedPreTraining
+from ds_bert.model.fp8 import check_fp8
+from ds_bert.optim.optimizers import check_optimizer
+from ds_bert.training.deepspeed_config import (
+    AUTO,
+    BatchPlan,
+    activation_dtype,
+    check_engine_config,
+    plan_batch,
+    precision,
+    resolve_engine_config,
+    weight_dtype,
+    zero_stage,
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked run: the resolved configuration, the data, the model and where to start."""
+
+    config: TrainingConfig
+    optimizer: dict[str, Any]
+    recipe: dict[str, Any]
+    batch: BatchPlan
+    train_table: InstanceTable
+    validation_table: InstanceTable | None
+    model_config: BertConfig
+    resume_from: Checkpoint | None
+    init_folder: str | None
+    moments_from: Checkpoint | None
+
+    @property
+    def engine_config(self) -> dict[str, Any]:
+        """The dictionary for `deepspeed.initialize`."""
+        return resolve_engine_config(self.recipe, self.batch)
+
+    @property
+    def micro_batch_is_open(self) -> bool:
+        """Whether the micro-batch is still to be found (`ds_bert.training.micro_batch.settle`)."""
+        return self.recipe[MICRO_BATCH] == AUTO
+
+    def with_micro_batch(self, size: int) -> "Plan":
+        """The plan for micro-batches of `size` sequences."""
+        recipe = {**self.recipe, MICRO_BATCH: size}
+        return replace(self, recipe=recipe, batch=plan_batch(recipe, self.batch.world_size))
+
+    def prepare(self, model: BertForUnpaddedPreTraining, device: torch.device) -> list[str]:
+        """Choose how a model runs on a device; see its `prepare`."""
+        compiled = {"auto": None, "on": True, "off": False}[self.config.compile_layers]
+        return model.prepare(device, self.activation_dtype, compiled, self.config.fp8)
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable parameters, tied weights counted once."""
+        with torch.device("meta"):
+            return sum(p.numel() for p in BertForPreTraining(self.model_config).parameters())
+
+    @property
+    def activation_dtype(self) -> torch.dtype:
+        """What the layers compute in."""
+        return getattr(torch, activation_dtype(self.engine_config))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint is compared with before it is resumed."""
+        store = self.train_table.store
+        return {
+            "model": {name: getattr(self.model_config, name) for name in pretrained.SHAPE_FIELDS},
+            "optimizer": self.optimizer["type"],
+            "precision": precision(self.engine_config),
+            "zero_stage": zero_stage(self.engine_config),
+            "train_batch_size": self.batch.train_batch_size,
+            "world_size": self.batch.world_size,
+            "seed": self.config.seed,
+            "masking": self.config.masking,
+            "max_seq_length": self.config.max_seq_length,
+            "vocabulary": store.vocabulary.sha256,
+            "train_data": store.fingerprint,
+        }
+
+
+def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
+    """Check a configuration against the data, the model, the checkpoints and the machine.
+
+    Raises:
+        ConfigurationError, DataError, CheckpointError: what is wrong and what to do.
+    """
+    check_engine_config(recipe)
+    optimizer_type, optimizer_params = check_optimizer(recipe.get("optimizer"))
+    batch = plan_batch(recipe, distributed.world_size())
+    train_table = TokenStore.open(config.train_data).instances(config.max_seq_length)
+    validation_table = _validation_table(config, train_table.store)
+    resume_from = _find_start(config)
+    init_folder, source = None, None
+    if config.init_from and resume_from is None:  # verified here, once: that reads all of it
+        init_folder, source = checkpoints.find_model(config.init_from)
+    model_config = _model_config(config, train_table.store, init_folder)
+    plan = Plan(
+        config=config,
+        optimizer={"type": optimizer_type, "params": optimizer_params},
+        recipe=recipe,
+        batch=batch,
+        train_table=train_table,
+        validation_table=validation_table,
+        model_config=model_config,
+        resume_from=resume_from,
+        init_folder=init_folder,
+        moments_from=_find_moments(config, source) if init_folder is not None else None,
+    )
+    if config.fp8:
+        dtype = getattr(torch, weight_dtype(plan.engine_config))
+        if plan.activation_dtype != dtype:
+            raise ConfigurationError("fp8 and torch_autocast are both enabled; enable one of them")
+        sizes = (model_config.hidden_size, model_config.intermediate_size)
+        check_fp8(distributed.local_device(), dtype, sizes)
+    _check_facts(plan)
+    _check_disk(plan)
+    return plan
+
+
+def _validation_table(config: TrainingConfig, train: TokenStore) -> InstanceTable | None:
+    if not config.validation_data:
+        return None
+    store = TokenStore.open(config.validation_data)
+    if store.vocabulary.sha256 != train.vocabulary.sha256:
+        raise DataError(
+            f"{config.validation_data} has another vocabulary than {config.train_data} "
+            f"({store.vocabulary.sha256[:12]}, {train.vocabulary.sha256[:12]}); make both with one"
+        )
+    return store.instances(config.max_seq_length)
+
+
+def _model_config(config: TrainingConfig, store: TokenStore, init_folder: str | None) -> BertConfig:
+    model_config = pretrained.read_model_config(
+        config.model, store.vocabulary, config.max_seq_length
+    )
+    if not pretrained.is_random_weights(config.model):
+        pretrained.check_vocabulary(config.model, store.vocabulary)
+    if init_folder is not None:
+        other = pretrained.read_model_config(init_folder, store.vocabulary, config.max_seq_length)
+        pretrained.check_same_shape(model_config, other, init_folder)
+        pretrained.check_vocabulary(init_folder, store.vocabulary)
+    return model_config
+
+
+def _find_start(config: TrainingConfig) -> Checkpoint | None:
+    folder = Path(config.output_dir) / checkpoints.CHECKPOINTS
+    if config.resume == "none":
+        if existing := checkpoints.list_checkpoints(folder):
+            raise ConfigurationError(
+                f"resume is none, but {existing[0].folder} exists; choose another output_dir, "
+                "or remove the old run"
+            )
+        return None
+    if config.resume != "auto":
+        return checkpoints.open_checkpoint(config.resume)
+    newest = checkpoints.newest_good(folder, set_aside=not config.dry_run)
+    damaged = any(checkpoints.list_checkpoints(folder)) or any(folder.glob("step_*.corrupt"))
+    if newest is None and damaged:
+        raise CheckpointError(
+            f"{folder}: every checkpoint is damaged; remove the folder to start from step 0"
+        )
+    return newest
+
+
+def _find_moments(config: TrainingConfig, source: Checkpoint | None) -> Checkpoint | None:
+    if not config.carry_moments:
+        return None
+    return source or checkpoints.open_checkpoint(str(config.init_from))
+
+
+def _check_facts(plan: Plan) -> None:
+    """Refuse a checkpoint that the engine of this plan could not, or should not, go on from."""
+    if plan.resume_from is not None:
+        cure = "choose another output_dir, and --init_from to start from its weights"
+        _compare_facts(plan, plan.resume_from, list(plan.facts), cure)
+    if plan.moments_from is not None:
+        cure = "use the same, or leave carry_moments out to take the weights only"
+        names = ["optimizer", "precision", "zero_stage", "world_size"]
+        _compare_facts(plan, plan.moments_from, names, cure)
+
+
+def _compare_facts(plan: Plan, found: Checkpoint, names: list[str], cure: str) -> None:
+    other = BertConfig(**found.facts["model"])
+    pretrained.check_same_shape(plan.model_config, other, str(found.folder))
+    differ = [
+        f"{name} {found.facts.get(name)} instead of {plan.facts[name]}"
+        for name in names
+        if name != "model" and found.facts.get(name) != plan.facts[name]
+    ]
+    if differ:
+        raise CheckpointError(
+            f"{found.folder} was written with other settings: {', '.join(differ)}; {cure}"
+        )
+
+
+def _check_disk(plan: Plan) -> None:
+    folder = Path(plan.config.output_dir)
+    existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    needed = checkpoint_bytes(plan) * (plan.config.keep_checkpoints + 1)
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise ConfigurationError(
+            f"output_dir {folder}: {needed / 1e9:.1f} GB are needed for keep_checkpoints "
+            f"{plan.config.keep_checkpoints} and one being written, {free / 1e9:.1f} GB are free"
+        )
+
+
+def checkpoint_bytes(plan: Plan) -> int:
+    """About how large a checkpoint gets: masters, two moments, working copy, exported model."""
+    working = 4 if precision(plan.engine_config) == "fp32" else 2
+    return plan.num_parameters * (3 * 4 + working + 4)

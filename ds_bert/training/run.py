@@ -1,0 +1,112 @@
+"""A run from its plan to its end: engine, start state, record, training loop."""
+
+import io
+import json
+import platform
+import subprocess
+from contextlib import redirect_stdout
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ds_bert import distributed, files
+from ds_bert.checkpoint.folder import Checkpoint
+from ds_bert.checkpoint.state import load_checkpoint
+from ds_bert.config import TrainingConfig
+from ds_bert.model import pretrained
+from ds_bert.optim.lamb import Lamb
+from ds_bert.optim.optimizers import build_optimizer
+from ds_bert.optim.schedules import build_scheduler
+from ds_bert.training import micro_batch
+from ds_bert.training.describe import as_record, describe
+from ds_bert.training.plan import Plan, make_plan
+from ds_bert.training.trainer import State, Trainer
+
+PACKAGES = ("torch", "deepspeed", "transformers", "numpy", "numba")
+
+
+def run(config: TrainingConfig, recipe: dict[str, Any]) -> int:
+    """Check, build, restore and train; returns the exit code."""
+    device = distributed.setup()
+    plan = micro_batch.settle(make_plan(config, recipe), device)
+    distributed.log(describe(plan))
+    if config.dry_run:
+        distributed.log("dry run: everything checked, nothing trained")
+        return 0
+    engine, state = start(plan, device)
+    if state.step >= config.max_steps:
+        distributed.log(f"already finished: {state.step:,} of {config.max_steps:,} steps")
+        return 0
+    if distributed.rank() == 0:
+        _record(plan)
+    distributed.barrier()
+    return Trainer(plan, engine, state, device).train()
+
+
+def start(plan: Plan, device: torch.device) -> tuple[Any, State]:
+    """Build the engine and bring it to where the run starts or goes on."""
+    engine, optimizer = build_engine(plan, device)
+    torch.manual_seed(plan.config.seed + distributed.rank())  # dropout differs between ranks
+    if plan.resume_from is not None:
+        values = load_checkpoint(plan.resume_from, engine)
+        return engine, State(**{name: values[name] for name in State.__dataclass_fields__})
+    if plan.moments_from is not None:
+        _carry_moments(plan.moments_from, engine, optimizer)
+    return engine, State()
+
+
+def build_engine(plan: Plan, device: torch.device) -> tuple[Any, torch.optim.Optimizer]:
+    """The DeepSpeed engine with model, optimizer and schedule; weights as the plan says."""
+    import deepspeed
+
+    config = plan.config
+    torch.manual_seed(config.seed)  # the same weights on every rank
+    model = pretrained.build_model(config.model, plan.model_config)
+    if plan.init_folder is not None:
+        model.load_state_dict(pretrained.load_model(plan.init_folder)[0].state_dict())
+    distributed.log(f"{'encoder':>16}: {'; '.join(plan.prepare(model, device))}")
+    optimizer = build_optimizer(model, plan.optimizer)
+    scheduler = build_scheduler(
+        optimizer,
+        lr_scheduler_type=config.lr_scheduler_type,
+        max_steps=config.max_steps,
+        warmup_steps=config.num_warmup_steps,
+    )
+    with redirect_stdout(io.StringIO()):  # the bf16 optimizer prints its memory use
+        engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, lr_scheduler=scheduler, config=plan.engine_config
+        )
+    if isinstance(optimizer, Lamb):
+        optimizer.bind()
+    return engine, optimizer
+
+
+def _carry_moments(source: Checkpoint, engine: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Take weights and moments, but count steps from zero (NVIDIA's phase 2)."""
+    load_checkpoint(source, engine, only_optimizer=True)
+    for values in optimizer.state.values():
+        values["step"].zero_()
+    engine.global_steps = engine.global_samples = engine.skipped_steps = engine.micro_steps = 0
+
+
+def _record(plan: Plan) -> None:
+    """Write config.json: the resolved configuration and what it ran on."""
+    folder = Path(plan.config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = as_record(plan) | {
+        "versions": {name: version(name) for name in ("ds_bert", *PACKAGES)},
+        "python": platform.python_version(),
+        "commit": _commit(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+    files.write_text(folder / "config.json", json.dumps(record, indent=2, default=str) + "\n")
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

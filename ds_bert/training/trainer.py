@@ -1,0 +1,201 @@
+"""The training loop: step, log, validate, save, stop."""
+
+import math
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ds_bert import distributed
+from ds_bert.checkpoint.folder import CHECKPOINTS
+from ds_bert.checkpoint.hf_folder import write_model_folder
+from ds_bert.checkpoint.state import save_checkpoint
+from ds_bert.errors import STOPPED_ON_REQUEST, TrainingDiverged
+from ds_bert.evaluation.loop import evaluate
+from ds_bert.evaluation.metrics import MetricSums
+from ds_bert.training.batches import Step, TrainingBatches
+from ds_bert.training.log import RunLog
+from ds_bert.training.plan import Plan
+
+
+@dataclass
+class State:
+    """Where a run stands; saved in every checkpoint (with the engine's and the random state)."""
+
+    step: int = 0  # optimizer steps taken, skipped ones included
+    samples: int = 0  # sequences consumed: the position in the data
+    skipped_steps: int = 0  # steps not applied because a gradient was not finite
+    consecutive_skips: int = 0
+
+
+class Trainer:
+    """Runs a plan on a DeepSpeed engine from a state to the last step."""
+
+    def __init__(self, plan: Plan, engine: Any, state: State, device: torch.device):
+        self.plan, self.engine, self.state, self.device = plan, engine, state, device
+        self.config = plan.config
+        self.checkpoints = Path(plan.config.output_dir) / CHECKPOINTS
+        self.log = RunLog(Path(self.config.output_dir), state.step, self.config.max_steps)
+        self.sums = MetricSums(device)
+        self._stop_requested = False
+        self._skips_logged = state.skipped_steps
+        self._learning_rate = 0.0  # of the last step; the engine knows that of the next
+        self._engine_skips = engine.skipped_steps  # restored with the engine
+
+    def train(self) -> int:
+        """Train to `max_steps`; returns the exit code."""
+        config, state = self.config, self.state
+        batches = TrainingBatches(
+            table=self.plan.train_table,
+            train_batch_size=self.plan.batch.train_batch_size,
+            micro_batch_size=self.plan.batch.micro_batch_size,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            seed=config.seed,
+            masking=config.masking,
+            packed=config.packed,
+        )
+        self.engine.train()
+        with _stop_signals(self), self.log, batches.iterate(state.samples) as steps:
+            while state.step < config.max_steps:
+                self._step(next(steps))
+                last = state.step == config.max_steps
+                if state.step % config.log_interval == 0 or last:
+                    self._log()
+                if last or _is_due(state.step, config.eval_interval):
+                    self._validate()
+                stop = distributed.any_rank(self._stop_requested, self.device)
+                if last or stop or _is_due(state.step, config.save_interval):
+                    self._save()
+                if stop and not last:
+                    distributed.log(
+                        f"stopped on request at step {state.step}; start again to go on"
+                    )
+                    return STOPPED_ON_REQUEST
+        return 0
+
+    def _step(self, step: Step) -> None:
+        """One optimizer step over the micro-batches of this rank.
+
+        Losses are sums over global counts, so every token weighs the same whatever the number of
+        ranks and micro-batches; DeepSpeed averages over both, which `shares` undoes.
+        """
+        shares = self.plan.batch.world_size * self.plan.batch.accumulation_steps
+        self._learning_rate = self.engine.get_lr()[0]
+        for batch in step.micro_batches:
+            sums = self.engine(batch.to(self.device))
+            loss = (
+                sums.masked_lm_loss / max(step.num_masked_tokens, 1)
+                + sums.next_sentence_loss / step.num_sequences
+            )
+            self.engine.backward(loss * shares)
+            self.engine.step()
+            num_masked_tokens, num_sequences = len(batch.masked_lm_labels), batch.num_sequences
+            self.sums.add(sums, num_masked_tokens, num_sequences)
+            self.log.count(num_sequences, batch.num_tokens)
+        self._after_step(step)
+
+    def _after_step(self, step: Step) -> None:
+        state = self.state
+        state.step += 1
+        state.samples += step.num_sequences
+        skipped = self.engine.skipped_steps - self._engine_skips
+        self._engine_skips = self.engine.skipped_steps
+        state.skipped_steps += skipped
+        state.consecutive_skips = state.consecutive_skips + 1 if skipped else 0
+        self.log.advance()
+        if skipped:
+            distributed.log(f"step {state.step}: skipped, a gradient was not finite")
+        if state.consecutive_skips >= self.config.max_consecutive_skips:
+            raise TrainingDiverged(
+                f"{state.consecutive_skips} steps in a row had non-finite gradients (up to step "
+                f"{state.step}); lower the learning rate or lengthen the warm-up, then start again "
+                "to go on from the last checkpoint"
+            )
+
+    def _log(self) -> None:
+        metrics = self.sums.over_ranks()
+        finite = math.isfinite(metrics["mlm_loss"] + metrics["nsp_loss"])
+        if not finite and self.state.skipped_steps == self._skips_logged:
+            raise TrainingDiverged(
+                f"the loss is not a number before step {self.state.step}; lower the learning rate "
+                "or lengthen the warm-up, then start again to go on from the last checkpoint"
+            )
+        self._skips_logged = self.state.skipped_steps
+        norm = self.engine.get_global_grad_norm()
+        self.log.log_training(
+            metrics
+            | {
+                "loss": metrics["mlm_loss"] + metrics["nsp_loss"],
+                "learning_rate": self._learning_rate,
+                "gradient_norm": None if norm is None else float(norm),
+                "skipped_steps": self.state.skipped_steps,
+            }
+        )
+
+    def _validate(self) -> None:
+        if self.plan.validation_table is None:
+            return
+        with self.log.paused():
+            metrics = evaluate(
+                self.engine.module,
+                self.plan.validation_table,
+                self.device,
+                self.config.eval_batch_size,
+                self.config.max_eval_sequences,
+            )
+        self.log.log_validation(metrics)
+
+    def _save(self) -> None:
+        plan, state = self.plan, self.state
+
+        def write_model(folder: Path, weights: dict[str, torch.Tensor]) -> None:
+            write_model_folder(
+                folder,
+                self.engine.module,
+                weights,
+                plan.train_table.store.vocabulary,
+                plan.train_table.store.do_lower_case,
+                {
+                    "steps": f"{state.step:,}",
+                    "training sequences": f"{state.samples:,} of up to "
+                    f"{plan.config.max_seq_length} tokens",
+                    "tokens in the corpus": f"{len(plan.train_table.store.tokens):,}",
+                },
+            )
+
+        with self.log.paused():
+            folder = save_checkpoint(
+                self.checkpoints,
+                state.step,
+                self.engine,
+                asdict(state),
+                plan.facts,
+                write_model,
+                plan.config.keep_checkpoints,
+            )
+        distributed.log(f"saved {folder}")
+
+    def request_stop(self, *_: Any) -> None:
+        """Ask for a save and an orderly end after the step in progress (a signal handler)."""
+        self._stop_requested = True
+
+
+def _is_due(step: int, interval: int) -> bool:
+    return interval > 0 and step % interval == 0
+
+
+@contextmanager
+def _stop_signals(trainer: Trainer) -> Iterator[None]:
+    """SIGTERM and SIGUSR1 (what schedulers send before a time limit) save and stop the run."""
+    kinds = (signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.signal(kind, trainer.request_stop) for kind in kinds]
+    try:
+        yield
+    finally:
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)

@@ -1,0 +1,177 @@
+"""The benchmarks of the GPU, as far as a CPU can run them."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from conftest import ROOT
+from script_loader import load_file
+from transformers import BertConfig
+
+SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks/gpu").glob("*.py"))
+
+
+@pytest.fixture
+def report(monkeypatch, tmp_path):
+    """An empty report, to be written to `tmp_path`."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.setenv("OUT", str(tmp_path))
+    from suite import Report
+
+    bars = {"title": "Time", "value": "ms", "unit": "ms"}
+    return Report("figures", bars, torch.device("cpu"), smoke=False)
+
+
+def run_script(name, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / f"{name}.py", *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_smoke(name, tmp_path):
+    result = run_script(f"gpu/{name}", "--smoke", OUT=str(tmp_path), TRITON_INTERPRET="1")
+    assert result.returncode == 0, result.stdout + result.stderr
+    content = json.loads((tmp_path / f"gpu_{name}.json").read_text())
+    assert content["machine"]["versions"]["torch"] == version("torch")
+    verdicts = [row["passed"] for row in content["rows"] if "passed" in row]
+    assert verdicts and all(verdicts)
+    assert any(row.get("ms", 0) > 0 for row in content["rows"])
+    assert run_script("plot", str(tmp_path)).returncode == 0
+    assert ElementTree.parse(tmp_path / f"gpu_{name}.svg").getroot().tag.endswith("svg")
+
+
+@pytest.mark.parametrize("interpret", ["0", "1"])
+def test_without_a_gpu_one_line_says_so(interpret):
+    result = run_script("gpu/head", CUDA_VISIBLE_DEVICES="", TRITON_INTERPRET=interpret)
+    assert result.returncode == 2
+    assert "without a CUDA device, expected one" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "holds", "code"),
+    [(0.3, True, 0), (0.31, True, 1), (float("nan"), True, 1), (0.3, False, 1)],
+)
+def test_a_check_fails_the_run(report, error, holds, code):
+    report.check("case", {"loss": error}, {"loss": 0.2}, tolerance=0.1001, same_bits=holds)
+    assert report.finish() == code
+
+
+def test_a_failure_does_not_end_the_run(report, tmp_path):
+    def fail():
+        raise RuntimeError("no kernel")
+
+    assert report.time("case", "broken", fail) is None
+    report.attempt("other case", fail)
+    assert report.time("case", "ours", lambda: None) is not None
+    assert report.finish() == 1
+    rows = json.loads((tmp_path / "figures.json").read_text())["rows"]
+    assert [row.get("error") for row in rows] == ["RuntimeError('no kernel')"] * 2 + [None]
+
+
+def test_median_and_percentiles(report, monkeypatch):
+    import timing
+
+    monkeypatch.setattr(timing, "_cpu_times", lambda function, repeats: [5.0, 1.0, 2.0, 4.0, 3.0])
+    found = timing.median_time(lambda: None, torch.device("cpu"))
+    assert found == pytest.approx((3.0, 1.8, 4.2))
+
+
+def test_bars_are_as_long_as_their_values(report):
+    import plot
+
+    for impl, milliseconds in (("ours", 1.0), ("theirs", 4.0)):
+        report.rows.append({"case": "all", "impl": impl, "ms": milliseconds})
+    machine = {"processor": "P & Q", "versions": {"torch": "2"}, "commit": ""}
+    picture = plot.draw({"machine": machine, "bars": report.bars, "rows": report.rows})
+    rectangles = list(ElementTree.fromstring(picture).iter("{http://www.w3.org/2000/svg}rect"))[1:]
+    widths = [float(rectangle.get("width")) for rectangle in rectangles]
+    assert widths == pytest.approx([plot.LENGTH / 4, plot.LENGTH], abs=0.1)
+    assert plot.draw({"machine": machine, "rows": report.rows}) is None
+
+
+@pytest.mark.parametrize(
+    ("sizes", "length", "masked", "teraflops"),
+    [
+        ((12, 768), 128, 20, 0.0699),
+        ((12, 768), 512, 76, 0.3009),
+        ((24, 1024), 128, 20, 0.2406),
+        ((24, 1024), 512, 76, 1.0198),
+    ],
+)
+def test_operations_of_a_sequence(report, sizes, length, masked, teraflops):
+    from flops import training_flops
+
+    layers, hidden_size = sizes
+    config = BertConfig(
+        num_hidden_layers=layers, hidden_size=hidden_size, intermediate_size=4 * hidden_size
+    )
+    found = [training_flops(config, [length] * count, count * masked) for count in (1, 3)]
+    assert found == pytest.approx([teraflops * 1e12, 3 * teraflops * 1e12], rel=1e-3)
+
+
+def test_real_lengths_are_those_of_wikipedia(report):
+    from synthetic_data import draw_lengths, lengths_of_batch
+
+    lengths = draw_lengths("real", 512, 200_000)
+    assert lengths.mean() == pytest.approx(254, abs=2)
+    assert (lengths**2).mean() == pytest.approx(92_000, rel=0.01)
+    assert (lengths.min(), lengths.max()) == (5, 512)
+    assert 65_536 - 512 < sum(lengths_of_batch("real", 512, 65_536)) <= 65_536
+    assert lengths_of_batch("full", 128, 65_536) == [128] * 512
+
+
+def across_sequences(qkv, borders, longest, dropout):
+    from ds_bert.model.attention import looped_attention
+
+    return looped_attention(qkv, borders[[0, -1]], longest, dropout)
+
+
+def drops_more(qkv, borders, longest, dropout):
+    from ds_bert.model.attention import looped_attention
+
+    return looped_attention(qkv, borders, longest, dropout * 1.05)
+
+
+def test_checks_of_attention_notice_faults(report):
+    gpu_attention = load_file(ROOT / "benchmarks/gpu/attention.py")
+
+    for attention in (across_sequences, drops_more):
+        gpu_attention.check(report, attention, torch.float32, 2, (1, 64, 77))
+        gpu_attention.check_drop_rate(report, attention, torch.float32, 2, 32)
+    # Across 32 sequences of 64 tokens, a weight is a 32nd of what it should be.
+    assert [row["passed"] for row in report.rows] == [False, False, True, False]
+
+
+def test_a_missing_package_is_one_line(report, capsys):
+    from suite import require
+
+    require("torch")
+    with pytest.raises(SystemExit) as leaving:
+        require("torch", "no_such_package")
+    assert leaving.value.code == 2
+    assert "no package no_such_package" in capsys.readouterr().err
+
+
+def test_gpu_sh_runs_all_and_tells_what_failed(tmp_path):
+    stub = tmp_path / "python"
+    stub.write_text('#!/bin/sh\ncase "$*" in *gpu/lamb*) exit 1 ;; *gpu/head*) exit 2 ;; esac\n')
+    stub.chmod(0o755)
+    command = [ROOT / "benchmarks" / "gpu.sh"]
+    environment = os.environ | {"PYTHON": str(stub), "OUT": str(tmp_path)}
+    assert subprocess.run(command, env=environment, capture_output=True).returncode == 1
+    summary = (tmp_path / "gpu.log").read_text().split("=== summary\n")[1]
+    verdicts = {line.split()[0]: line[15:28].strip() for line in summary.splitlines()}
+    assert verdicts["gpu_lamb"] == "FAILED" and verdicts["gpu_head"] == "could not run"
+    assert verdicts.keys() >= {f"gpu_{name}" for name in SCRIPTS}
+    only_one = subprocess.run([*command, "other"], env=environment, capture_output=True)
+    assert only_one.returncode == 0

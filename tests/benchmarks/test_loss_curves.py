@@ -1,0 +1,164 @@
+"""The comparison of loss curves: it runs, its arms are what they say, its verdicts can fail."""
+
+import json
+import os
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from script_loader import load_file
+from training_util import make_data
+
+from ds_bert.dataset.store import TokenStore
+from ds_bert.training.batches import TrainingBatches
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, golden):
+    return make_data(tmp_path_factory.mktemp("curves") / "data", golden)
+
+
+@pytest.fixture
+def arms():
+    return load_file(ROOT / "benchmarks/loss/arms.py")
+
+
+@pytest.fixture
+def verdicts():
+    return load_file(ROOT / "benchmarks/loss/verdicts.py")
+
+
+def test_smoke(data, tmp_path):
+    result = subprocess.run(
+        [sys.executable, ROOT / "benchmarks/loss/curves.py", data, "--smoke"],
+        env=os.environ | {"OUT": str(tmp_path), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    rows = json.loads((tmp_path / "loss_curves.json").read_text())["rows"]
+    named = {row["impl"]: row for row in rows}
+    assert named["ours fp32 - plain fp32"]["largest_difference"] < 1e-5
+    assert 0 < named["ours bf16 - plain bf16"]["largest_difference"] < 1e-2
+    assert 0 < named["ours fp8 - ours bf16"]["largest_difference"] < 1e-1
+    assert len({row["final_loss"] for row in rows if "seed " in row["impl"]}) == 6
+    assert "fp8" in named["ours fp8"]["runs_with"]
+    picture = ElementTree.parse(tmp_path / "loss_curves.svg").getroot()
+    lines = [path for path in picture.iter() if path.get("stroke-linejoin")]
+    assert len(lines) == 2 * sum("curve" in row for row in rows)  # each with its legend
+
+
+def first_losses(arms, data, arm, steps=3):
+    store = TokenStore.open(data)
+    models = arms.make_models(arm, store.vocabulary, 1, 0.0, torch.device("cpu"))
+    optimizer, losses = arms.MasterWeights(models, plain=not arm.ours), []
+    batches = TrainingBatches(
+        table=store.instances(64), train_batch_size=8, micro_batch_size=8,
+        rank=0, world_size=1, seed=1,
+    )  # fmt: skip
+    for step in range(steps):
+        parts = arms.losses_of(arm, models.working, batches.step(8 * step).micro_batches[0])
+        parts.sum().backward()
+        optimizer.step(0.02)
+        losses.append(parts.detach())
+    return torch.stack(losses), models
+
+
+def test_arms_make_the_same_steps(arms, data):
+    named = {arm.name: arm for arm in arms.ARMS}
+    plain, _ = first_losses(arms, data, named["plain fp32"])
+    for name in ("plain fp32, reversed", "ours fp32"):
+        found, _ = first_losses(arms, data, named[name])
+        torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-5)
+    assert not torch.equal(plain[0], plain[2])
+
+
+def test_the_working_copy_is_the_rounded_master(arms, data):
+    arm = next(arm for arm in arms.ARMS if arm.name == "ours bf16")
+    _, models = first_losses(arms, data, arm)
+    pairs = zip(models.masters.parameters(), models.working.parameters(), strict=True)
+    for master, copy in pairs:
+        assert master.dtype == torch.float32 and copy.dtype == torch.bfloat16
+        assert torch.equal(master.to(torch.bfloat16), copy)
+        assert copy.grad is None
+
+
+def losses(offset=0.0, steps=400):
+    falling = np.stack([np.linspace(6, 4, steps), np.linspace(0.7, 0.6, steps)], 1)
+    falling[200:, 0] += offset
+    return falling
+
+
+@pytest.mark.parametrize(
+    ("offset", "noise", "passed"),
+    [(0.01, 0.006, True), (0.01, 0.004, False), (5e-4, 0.0, True), (float("nan"), 1.0, False)],
+)
+def test_within_noise(verdicts, offset, noise, passed):
+    assert verdicts.within_noise(losses(offset), losses(), noise)["passed"] == passed
+
+
+def test_the_difference_is_that_of_the_smoothed_losses(verdicts):
+    found = verdicts.compare(losses(0.01), losses())
+    assert found["largest_difference"] == pytest.approx(0.01)
+    assert found["final_difference"] == pytest.approx(0.01)
+    # The mean of 50 steps is above 0.001 once 6 steps with a difference are among them.
+    assert found["negligible_until_step"] == pytest.approx(205, abs=1)
+    assert found["step"] == list(range(50, 401, 50))
+    assert found["curve"][3:5] == pytest.approx([0.0, 0.01])
+
+
+@pytest.mark.parametrize(("offset", "passed"), [(0.04, True), (0.06, False)])
+def test_fp8_may_lose_a_hundredth(verdicts, offset, passed):
+    assert verdicts.as_good(losses(offset), losses())["passed"] == passed
+
+
+@pytest.mark.parametrize(("offset", "passed"), [(0.02, True), (0.03, False)])
+def test_seeds(verdicts, offset, passed):
+    plain = [losses(shift) for shift in (-0.01, 0.0, 0.01)]
+    found = verdicts.compare_seeds([losses(offset + s) for s in (-0.01, 0.0, 0.01)], plain)
+    assert found["difference"] == pytest.approx(offset)
+    assert found["standard_error"] == pytest.approx(0.01 * (2 / 3) ** 0.5)
+    assert found["paired_standard_error"] == pytest.approx(0, abs=1e-9)
+    assert found["passed"] == passed
+
+
+def test_learned(verdicts):
+    final = losses()[-200:, 0].mean()
+    assert verdicts.learned([losses()], final + 0.11)["passed"]
+    assert not verdicts.learned([losses(), losses(0.02)], final + 0.11)["passed"]
+
+
+def test_lines_lie_where_their_values_are(verdicts):
+    plot = load_file(ROOT / "benchmarks/plot.py")
+
+    rows = [
+        {"case": "all", "impl": "ours", "step": [0, 10, 20], "loss": [5.0, 2.0, 1.0]},
+        {"case": "all", "impl": "plain", "step": [0, 20], "loss": [5.0, 1.0]},
+        {"case": "one value", "impl": "plain", "step": [4], "loss": [0.0]},
+    ]
+    machine = {"processor": "P", "versions": {"torch": "2"}, "commit": ""}
+    bars = {"title": "Loss", "value": "loss", "x": "step", "unit": "nats"}
+    picture = plot.draw({"machine": machine, "bars": bars, "rows": rows})
+    paths = [
+        path.get("d")[1:].split("L")
+        for path in ElementTree.fromstring(picture).iter()
+        if path.get("stroke-linejoin") and "h20" not in path.get("d")
+    ]
+    broad, thin, _ = ([tuple(map(float, point.split())) for point in path] for path in paths)
+    assert thin[0] == broad[0] and thin[2] == broad[1]
+    assert thin[1][0] == pytest.approx((thin[0][0] + thin[2][0]) / 2, abs=0.1)
+    assert thin[1][1] - thin[0][1] == pytest.approx(plot.PLOT * 3 / 4, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.0, 10.0, [0, 2, 4, 6, 8, 10]), (-0.02, 0.017, [-0.02, -0.01, 0, 0.01])],
+)
+def test_ticks_are_round(verdicts, low, high, expected):
+    plot = load_file(ROOT / "benchmarks/plot.py")
+
+    assert plot.ticks(low, high) == pytest.approx(expected)
