@@ -11,6 +11,7 @@ from transformers import BertConfig
 
 from ds_bert.model import pretrained
 from ds_bert.model.batch import Batch
+from ds_bert.model.bert import BertForUnpaddedPreTraining
 from ds_bert.optim.lamb import Lamb
 from ds_bert.optim.optimizers import build_optimizer
 
@@ -61,7 +62,11 @@ class PlainEngine:
 
 def plain_engine(name: str, config: BertConfig, device: torch.device, fp8: bool) -> PlainEngine:
     torch.manual_seed(SEED)
-    model = pretrained.build_model(name, config).to(device, torch.bfloat16).train()
+    model = (
+        pretrained.build_model(name, config, BertForUnpaddedPreTraining)
+        .to(device, torch.bfloat16)
+        .train()
+    )
     print("; ".join(model.prepare(device, torch.bfloat16, fp8=fp8)), flush=True)
     return PlainEngine(model, build_optimizer(model, OPTIMIZER))
 

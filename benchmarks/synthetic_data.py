@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from ds_bert.dataset.format import FORMAT, INSTANCE_DTYPE, META, OFFSET_DTYPE, VERSION, VOCABULARY
 from ds_bert.dataset.format import SENTENCE_END_DTYPE as END_DTYPE
-from ds_bert.dataset.options import NUM_SPECIAL_TOKENS, InstanceOptions
+from ds_bert.dataset.options import MLM_NSP, NUM_SPECIAL_TOKENS, InstanceOptions
 from ds_bert.tokenizer.vocabulary import SPECIAL_TOKENS, Vocabulary
 
-SHORTEST = NUM_SPECIAL_TOKENS + 2  # one token in each segment
+SHORTEST = NUM_SPECIAL_TOKENS[MLM_NSP] + 2  # one token in each segment
 VOCAB_SIZE = 30_522
 NUM_TOKENS = 1 << 22  # of the corpus
 
@@ -97,7 +97,7 @@ def _options(max_seq_length: int) -> InstanceOptions:
 
 
 def _rows(kind: str, max_seq_length: int, count: int, random: np.random.Generator) -> NDArray:
-    num_tokens = draw_lengths(kind, max_seq_length, count, seed=2) - NUM_SPECIAL_TOKENS
+    num_tokens = draw_lengths(kind, max_seq_length, count, seed=2) - NUM_SPECIAL_TOKENS[MLM_NSP]
     rows = np.zeros(count, INSTANCE_DTYPE)
     for name, share in (("a", num_tokens // 2), ("b", num_tokens - num_tokens // 2)):
         rows[f"{name}_length"] = share

@@ -48,14 +48,14 @@ class Ours:
 
     def _work(self, step: Step) -> Work:
         lengths = chain.from_iterable(batch.sequence_lengths for batch in step.micro_batches)
-        return Work(lambda: self._train(step), list(lengths), step.num_masked_tokens)
+        return Work(lambda: self._train(step), list(lengths), step.counts["masked_tokens"])
 
     def _train(self, step: Step) -> None:
         """As `ds_bert.training.trainer.Trainer` does."""
         for batch in step.micro_batches:
             sums = self.engine(batch.to(self.device))
-            loss = sums.masked_lm_loss / step.num_masked_tokens
-            loss = loss + sums.next_sentence_loss / step.num_sequences
+            loss = sums["mlm"].loss / step.counts["masked_tokens"]
+            loss = loss + sums["nsp"].loss / step.counts["sequences"]
             self.engine.backward(loss * ACCUMULATION)
             self.engine.step()
 

@@ -41,6 +41,9 @@ class TrainingConfig:
         "preset with random weights (bert-tiny, bert-mini, bert-base, bert-large), a config.json "
         "(random weights), or a Hugging Face folder or id (its weights)",
     )
+    objective: str = option(
+        "mlm+nsp", "what to train for: mlm+nsp, or mlm (masked-LM alone); as the data are made for"
+    )
     train_data: str = option("data/train", "data set folder made by scripts/preprocess.py")
     validation_data: str = option("data/validation", 'data set folder, "" for no validation')
     output_dir: str = option("runs/default", "folder of this run")
@@ -53,6 +56,22 @@ class TrainingConfig:
     warmup_proportion: float | None = option(None, "warm-up as a share of max_steps, 0 to 1")
     masking: Literal["dynamic", "static"] = option(
         "dynamic", "new masks every epoch, or the same masks in every epoch"
+    )
+    masked_lm_prob: float | None = option(None, "share of tokens to mask; default: the data set's")
+    masked_lm_prob_end: float | None = option(
+        None, "share in the last step, in equal steps from masked_lm_prob; default: the same"
+    )
+    max_predictions_per_seq: int | None = option(
+        None, "masked tokens of a sequence at most; default: the data set's, scaled with the share"
+    )
+    do_whole_word_mask: bool | None = option(
+        None, "mask all pieces of a word or none; default: the data set's"
+    )
+    mask_replace_prob: float | None = option(
+        None, "share of the masked tokens shown as [MASK]; default 0.8"
+    )
+    random_replace_prob: float | None = option(
+        None, "share of the masked tokens shown as a random token; default 0.1"
     )
     seed: int = option(42, "seed of weights, dropout, sample order and masks")
     log_interval: int = option(10, "optimizer steps between two lines of the log")

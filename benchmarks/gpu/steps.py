@@ -72,8 +72,8 @@ def check_against_hugging_face(bench: Bench) -> None:
     with torch.no_grad():
         sums = ours(batch)
         hidden = ours._encode(ours.bert, batch)
-    loss = sums.masked_lm_loss / len(batch.masked_lm_labels)
-    loss = loss + sums.next_sentence_loss / batch.num_sequences
+    loss = sums["mlm"].loss / len(batch.masked_lm_labels)
+    loss = loss + sums["nsp"].loss / batch.num_sequences
     ours.train()
     found = relative_errors(NAMES, (hidden, loss), exact)
     bench.report.check("against Hugging Face", found, baseline, TOLERANCE)

@@ -128,8 +128,8 @@ def plain_losses(model: nn.Module, batch: Batch, flip: bool) -> Tensor:
 def our_losses(model: nn.Module, batch: Batch) -> Tensor:
     """As `plain_losses`."""
     sums = model(batch)
-    masked_lm = sums.masked_lm_loss / len(batch.masked_lm_labels)
-    return torch.stack([masked_lm, sums.next_sentence_loss / batch.num_sequences])
+    masked_lm = sums["mlm"].loss / len(batch.masked_lm_labels)
+    return torch.stack([masked_lm, sums["nsp"].loss / batch.num_sequences])
 
 
 def losses_of(arm: Arm, model: nn.Module, batch: Batch) -> Tensor:

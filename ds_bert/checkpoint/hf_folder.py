@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BertForPreTraining, BertTokenizer
+from transformers import BertTokenizer, PreTrainedModel
 
 from ds_bert import __version__
 from ds_bert.checkpoint.folder import open_checkpoint
 from ds_bert.errors import ConfigurationError
 from ds_bert.files import OutputFolder
+from ds_bert.model.bert import UnpaddedBert
 from ds_bert.tokenizer.vocabulary import Vocabulary
 
 CARD = """\
@@ -22,8 +23,8 @@ tags: [bert, fill-mask, ds_bert]
 
 # BERT pre-trained with ds_bert
 
-A `BertForPreTraining` (masked-LM and next-sentence heads) of {parameters:,} parameters with a
-{casing} vocabulary of {vocab_size:,} tokens.
+A `{architecture}` (objective {objective}) of {parameters:,} parameters with a {casing}
+vocabulary of {vocab_size:,} tokens.
 
 | | |
 |---|---|
@@ -39,13 +40,13 @@ fill_mask = pipeline("fill-mask", model="PATH/OF/THIS/FOLDER")
 
 def write_model_folder(
     folder: Path,
-    model: BertForPreTraining,
+    model: UnpaddedBert,
     weights: dict[str, torch.Tensor],
     vocabulary: Vocabulary,
     do_lower_case: bool,
     facts: dict[str, Any],
 ) -> None:
-    """Write `weights` as a stock `BertForPreTraining` that every Auto class can load.
+    """Write `weights` as the stock model of their objective, which every Auto class can load.
 
     Args:
         folder: made if missing.
@@ -57,9 +58,9 @@ def write_model_folder(
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = type(model.config)(**model.config.to_dict())
-    config.architectures = ["BertForPreTraining"]
+    config.architectures = [model.stock.__name__]
     with torch.device("meta"):  # a skeleton: the weights come from `weights`
-        stock = BertForPreTraining(config)
+        stock = model.stock(config)
     stock.save_pretrained(folder, state_dict=_without_tied(stock, weights))
     vocabulary.save(folder / "vocab.txt")
     tokenizer = BertTokenizer(
@@ -71,6 +72,8 @@ def write_model_folder(
     facts = {**facts, "ds_bert": __version__}
     card = CARD.format(
         parameters=sum(tensor.numel() for tensor in _without_tied(stock, weights).values()),
+        architecture=model.stock.__name__,
+        objective=model.objective,
         casing="lower-cased" if do_lower_case else "cased",
         vocab_size=vocabulary.size,
         rows="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
@@ -78,7 +81,7 @@ def write_model_folder(
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _without_tied(model: BertForPreTraining, weights: dict[str, torch.Tensor]) -> dict:
+def _without_tied(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> dict:
     return {
         name: tensor.detach().to("cpu", torch.float32).contiguous()
         for name, tensor in weights.items()

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from ds_bert.dataset.format import StoredMasks, document_ranges
 from ds_bert.dataset.npy import damaged_block
+from ds_bert.dataset.options import MLM_NSP
 from ds_bert.dataset.store import InstanceTable, TokenStore
 from ds_bert.errors import DataError
 
@@ -89,7 +90,10 @@ def _check_rows(table: InstanceTable) -> None:
     for start in range(0, len(table), _ITEMS_AT_ONCE):
         rows = table.rows[start : start + _ITEMS_AT_ONCE]
         a_length, b_length = (rows[key].astype(np.int64) for key in ("a_length", "b_length"))
-        _check(store, name, np.minimum(a_length, b_length) > 0, "segments of one token or more")
+        if table.options.objective == MLM_NSP:
+            _check(store, name, np.minimum(a_length, b_length) > 0, "segments of a token or more")
+        else:
+            _check(store, name, (a_length > 0) & (b_length == 0), "one segment of a token or more")
         fits = a_length + b_length <= table.options.max_num_tokens
         _check(store, name, fits, f"sequences of at most {table.max_seq_length} tokens")
         for key, length in (("a_start", a_length), ("b_start", b_length)):

@@ -1,4 +1,4 @@
-"""Masked-LM and next-sentence metrics of a model on a data set, the same numbers every time."""
+"""Metrics of a model on a data set, the same numbers every time."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,7 @@ from ds_bert import distributed
 from ds_bert.dataset.store import InstanceTable
 from ds_bert.evaluation.metrics import MetricSums
 from ds_bert.model.batch import Batch, make_batch
-from ds_bert.model.bert import BertForUnpaddedPreTraining
+from ds_bert.model.bert import UnpaddedBert
 from ds_bert.rng.streams import permuted
 
 EVALUATION_SEED = 20190524  # masks and sample are fixed: not the run's seed, not its epoch
@@ -18,7 +18,7 @@ EVALUATION_SEED = 20190524  # masks and sample are fixed: not the run's seed, no
 
 @torch.no_grad()
 def evaluate(
-    model: BertForUnpaddedPreTraining,
+    model: UnpaddedBert,
     table: InstanceTable,
     device: torch.device,
     batch_size: int,
@@ -46,11 +46,11 @@ def evaluate(
         seed=EVALUATION_SEED,
         max_sequences=max_sequences or None,
     )
-    sums = MetricSums(device)
+    sums = MetricSums(model.losses, device)
     was_training = model.training
     model.eval()
     for batch in _with_bar(batches, table, batch_size, max_sequences, progress):
-        sums.add(model(batch.to(device)), len(batch.masked_lm_labels), len(batch.sequence_lengths))
+        sums.add(model(batch.to(device)), batch.counts)
     model.train(was_training)
     return sums.over_ranks()
 

@@ -1,12 +1,17 @@
-"""Losses and accuracies as sums over tokens and sequences, divided once at the end."""
+"""Losses and accuracies as sums over what they are about, divided once at the end."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from ds_bert import distributed
-from ds_bert.model.bert import LossSums
+from ds_bert.model.batch import MASKED_TOKENS, SEQUENCES, TOKENS
+from ds_bert.model.bert import LossSum
+
+COUNTS = (SEQUENCES, MASKED_TOKENS, TOKENS)
+_MAX_EXPONENT = 700.0  # of a perplexity; more is no float
 
 
 class MetricSums:
@@ -16,31 +21,55 @@ class MetricSums:
     sum over ranks is one all-reduce.
     """
 
-    def __init__(self, device: torch.device):
-        self._sums = torch.zeros(6, dtype=torch.float64, device=device)
+    def __init__(self, losses: Mapping[str, str], device: torch.device):
+        """Begin with zeros.
 
-    def add(self, sums: LossSums, num_masked_tokens: int, num_sequences: int) -> None:
-        """Add one batch: its sums, its masked tokens and its sequences."""
-        self._sums[:4] += torch.stack([value.detach().double() for value in sums])
-        self._sums[4] += num_masked_tokens
-        self._sums[5] += num_sequences
+        Args:
+            losses: name of each loss, and of the count that its sum is divided by.
+            device: of the sums.
+        """
+        self._losses = dict(losses)
+        # loss and number of correct guesses of each loss, then the counts
+        self._sums = torch.zeros(2 * len(losses) + len(COUNTS), dtype=torch.float64, device=device)
+
+    def add(self, sums: Mapping[str, LossSum], counts: Mapping[str, int]) -> None:
+        """Add one batch: its losses, and its counts."""
+        values = [value.detach().double() for name in self._losses for value in sums[name]]
+        self._sums[: len(values)] += torch.stack(values)
+        for place, name in enumerate(COUNTS, len(values)):
+            self._sums[place] += counts[name]
 
     def over_ranks(self) -> dict[str, Any]:
         """The metrics over all ranks (a collective), and start again from zero.
 
         Returns:
-            mlm_loss and nsp_loss in nats, perplexity = exp(mlm_loss), accuracies 0 to 1, counts.
+            of each loss NAME the mean NAME_loss in nats and NAME_accuracy, 0 to 1; perplexity,
+            which is exp(mlm_loss); num_sequences, num_masked_tokens and num_tokens; masked_share,
+            the masked tokens' share of all. Means over nothing are NaN.
         """
-        sums = distributed.sum_over_ranks(self._sums).tolist()
+        values = distributed.sum_over_ranks(self._sums).tolist()
         self._sums.zero_()
-        mlm_loss, nsp_loss, mlm_correct, nsp_correct, tokens, sequences = sums
-        mlm_loss = mlm_loss / tokens if tokens else math.nan
-        return {
-            "mlm_loss": mlm_loss,
-            "perplexity": math.exp(min(mlm_loss, 700.0)) if tokens else math.nan,
-            "mlm_accuracy": mlm_correct / tokens if tokens else math.nan,
-            "nsp_loss": nsp_loss / sequences if sequences else math.nan,
-            "nsp_accuracy": nsp_correct / sequences if sequences else math.nan,
-            "num_sequences": int(sequences),
-            "num_masked_tokens": int(tokens),
-        }
+        counts = dict(zip(COUNTS, values[2 * len(self._losses) :], strict=True))
+        metrics = {}
+        for place, (name, count) in enumerate(self._losses.items()):
+            loss, correct = (_mean(value, counts[count]) for value in values[2 * place :][:2])
+            metrics[f"{name}_loss"] = loss
+            if name == "mlm":
+                metrics["perplexity"] = math.exp(min(loss, _MAX_EXPONENT))
+            metrics[f"{name}_accuracy"] = correct
+        metrics |= {f"num_{name}": int(number) for name, number in counts.items()}
+        return metrics | {"masked_share": _mean(counts[MASKED_TOKENS], counts[TOKENS])}
+
+
+def _mean(total: float, count: float) -> float:
+    return total / count if count else math.nan
+
+
+def loss_names(metrics: Mapping[str, Any]) -> list[str]:
+    """Names of the losses that there are metrics of."""
+    return [key.removesuffix("_loss") for key in metrics if key.endswith("_loss")]
+
+
+def total_loss(metrics: Mapping[str, Any]) -> float:
+    """The mean losses added up: what is trained on."""
+    return sum(metrics[f"{name}_loss"] for name in loss_names(metrics))

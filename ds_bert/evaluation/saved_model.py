@@ -6,10 +6,12 @@ from typing import Any
 
 from ds_bert import distributed
 from ds_bert.checkpoint import folder as checkpoints
+from ds_bert.dataset.options import MLM
 from ds_bert.dataset.store import InstanceTable, TokenStore
 from ds_bert.errors import CheckpointError, ConfigurationError
 from ds_bert.evaluation.loop import evaluate
 from ds_bert.model import pretrained
+from ds_bert.model.bert import OBJECTIVES, UnpaddedBert
 
 RUNS = Path("runs")
 
@@ -29,7 +31,7 @@ def evaluate_path(
         path: None means the newest run below `runs`.
         data: data set folder; None means the run's validation data, else data/validation.
         max_seq_length: tokens; None means the run's, else the longest in the data set.
-        only_mlm: leave the next-sentence metrics out.
+        only_mlm: masked-LM metrics alone, also where the data would allow more.
         batch_size: sequences per forward pass and rank.
         max_sequences: evaluate on at most this many; 0: all.
 
@@ -45,19 +47,19 @@ def evaluate_path(
     model = _load(checkpoints.find_model(path)[0], table, only_mlm).to(device)
     model.prepare(device, model.dtype)
     metrics = evaluate(model, table, device, batch_size, max_sequences, progress=True)
-    if only_mlm:
-        metrics = {name: value for name, value in metrics.items() if not name.startswith("nsp_")}
     return {"checkpoint": path, "data": str(store.folder), "max_seq_length": length, **metrics}
 
 
-def _load(folder: str, table: InstanceTable, only_mlm: bool):
+def _load(folder: str, table: InstanceTable, only_mlm: bool) -> UnpaddedBert:
+    """The model with the heads that the data ask for."""
     vocabulary = table.store.vocabulary
     pretrained.read_model_config(folder, vocabulary, table.max_seq_length)
     pretrained.check_vocabulary(folder, vocabulary)
-    model, missing_heads = pretrained.load_model(folder)
+    objective = MLM if only_mlm else table.options.objective
+    model, missing_heads = pretrained.load_model(folder, OBJECTIVES[objective])
     if "cls.predictions" in missing_heads:
         raise CheckpointError(f"{folder} has no masked-LM head; nothing to evaluate")
-    if missing_heads and not only_mlm:
+    if missing_heads:
         raise CheckpointError(f"{folder} has no next-sentence head; add --only_mlm")
     return model
 

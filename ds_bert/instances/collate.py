@@ -7,7 +7,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from ds_bert.dataset.format import StoredMasks
-from ds_bert.dataset.options import NUM_SPECIAL_TOKENS
+from ds_bert.dataset.options import MaskOptions
 from ds_bert.dataset.store import InstanceTable
 from ds_bert.instances.masking import choose_masks, masking_rules, num_predictions
 from ds_bert.instances.sentence_pairs import lay_out
@@ -19,12 +19,12 @@ class BatchArrays(NamedTuple):
 
     Attributes:
         input_ids: int32 [T], with masks.
-        token_type_ids: int32 [T], 0 in [CLS] A [SEP], 1 in B [SEP].
+        token_type_ids: int32 [T], 0 in [CLS] A [SEP], 1 in B [SEP] where there is a B.
         position_ids: int32 [T], from 0 in each sequence.
         cu_seqlens: int32 [B + 1], the first token of each sequence, and T.
         masked_lm_positions: int64 [M], ascending indices into the T tokens.
         masked_lm_labels: int64 [M], the tokens of the text there.
-        next_sentence_labels: int64 [B], 0 when B follows A, 1 when it was drawn at random.
+        next_sentence_labels: int64 [B], 1 when B was drawn at random, otherwise 0.
     """
 
     input_ids: NDArray[np.int32]
@@ -37,7 +37,11 @@ class BatchArrays(NamedTuple):
 
 
 def collate(
-    table: InstanceTable, indices: NDArray[np.int64], epochs: NDArray[np.int64], seed: int
+    table: InstanceTable,
+    indices: NDArray[np.int64],
+    epochs: NDArray[np.int64],
+    seed: int,
+    masks: MaskOptions | None = None,
 ) -> BatchArrays:
     """Gather rows, add the special tokens and mask.
 
@@ -46,16 +50,19 @@ def collate(
         indices: int64 [B], rows of the table.
         epochs: int64 [B], choose the masks together with seed and row, unless they are stored.
         seed: any integer.
+        masks: how to draw them; None: as the data set says. Stored ones are taken as they are.
     """
+    masks = masks or table.options.masks
     rows = table.rows.take(indices)  # five times as fast as rows[indices]
+    # The first token of each sequence, and the end of the last: sums of the lengths before.
     cu_seqlens = np.zeros(len(rows) + 1, np.int32)
-    np.cumsum(_num_tokens(rows) + NUM_SPECIAL_TOKENS, out=cu_seqlens[1:])
+    np.cumsum(_num_tokens(rows) + table.options.num_special_tokens, out=cu_seqlens[1:])
     input_ids, token_type_ids, position_ids = np.empty((3, cu_seqlens[-1]), np.int32)
     vocabulary = table.store.vocabulary
     special_ids = (vocabulary.cls_id, vocabulary.sep_id)
     arrays = (input_ids, token_type_ids, position_ids)
     if table.masks is None:
-        positions, labels = np.empty((2, len(rows) * table.max_predictions_per_seq), np.int64)
+        positions, labels = np.empty((2, len(rows) * masks.max_predictions_per_seq), np.int64)
         num_masks = _gather_and_mask(
             table.store.tokens,
             rows,
@@ -64,7 +71,7 @@ def collate(
             indices,
             epochs,
             fold_seed(seed),
-            masking_rules(table.options, vocabulary),
+            masking_rules(masks, vocabulary),
             table.max_seq_length,
             positions,
             labels,
@@ -86,25 +93,30 @@ def collate(
 
 def sequence_lengths(table: InstanceTable, indices: NDArray[np.int64]) -> NDArray[np.int64]:
     """Tokens of rows of a table, special tokens included."""
-    return _num_tokens(table.rows.take(indices)) + NUM_SPECIAL_TOKENS
+    return _num_tokens(table.rows.take(indices)) + table.options.num_special_tokens
 
 
 def count_masked_tokens(
-    table: InstanceTable, indices: NDArray[np.int64], epochs: NDArray[np.int64], seed: int
+    table: InstanceTable,
+    indices: NDArray[np.int64],
+    epochs: NDArray[np.int64],
+    seed: int,
+    masks: MaskOptions | None = None,
 ) -> int:
     """Masked tokens of the batch that `collate` would make of the same arguments.
 
     Cheap (from lengths or stored offsets) except for whole words, where the masks must be chosen.
     """
-    options, stored = table.options, table.masks
+    masks, stored = masks or table.options.masks, table.masks
     if stored is not None:
         return int((stored.offsets[indices + 1] - stored.offsets[indices]).sum())
-    if options.do_whole_word_mask:
-        return len(collate(table, indices, epochs, seed).masked_lm_labels)
+    if masks.do_whole_word_mask:
+        return len(collate(table, indices, epochs, seed, masks).masked_lm_labels)
     return _count_single_tokens(
         _num_tokens(table.rows.take(indices)),
-        float(options.masked_lm_prob),
-        options.max_predictions_per_seq,
+        table.options.num_special_tokens,
+        float(masks.masked_lm_prob),
+        masks.max_predictions_per_seq,
     )
 
 
@@ -121,9 +133,11 @@ def _apply_stored_masks(
     """Write stored masks into `input_ids`; returns positions and labels."""
     starts = stored.offsets[indices].astype(np.int64)
     counts = stored.offsets[indices + 1].astype(np.int64) - starts
-    # Item k of a sequence is item start + k of the file.
+    # Item k of a sequence is item start + k of the file. In one range over all items of the batch,
+    # those of a sequence begin after the `before` items of the sequences before it.
     before = np.cumsum(counts) - counts
     items = np.repeat(starts - before, counts) + np.arange(counts.sum())
+    # Stored positions count from a sequence's [CLS], those of a batch from its first token.
     positions = np.repeat(cu_seqlens[:-1].astype(np.int64), counts) + stored.positions[items]
     labels = input_ids[positions].astype(np.int64)
     input_ids[positions] = stored.replacements[items]
@@ -159,10 +173,11 @@ def _gather_and_mask(
 
 
 @njit(cache=True, nogil=True)
-def _count_single_tokens(num_tokens, masked_lm_prob, max_predictions_per_seq):
+def _count_single_tokens(num_tokens, num_special, masked_lm_prob, max_predictions_per_seq):
     total = 0
     for count in num_tokens:
-        total += num_predictions(count, masked_lm_prob, max_predictions_per_seq)
+        length = count + num_special
+        total += num_predictions(length, count, masked_lm_prob, max_predictions_per_seq)
     return total
 
 

@@ -12,7 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from ds_bert.dataset.format import INSTANCE_DTYPE, POSITION_DTYPE, Documents
-from ds_bert.dataset.options import NUM_SPECIAL_TOKENS, InstanceOptions
+from ds_bert.dataset.options import MLM_NSP, NUM_SPECIAL_TOKENS, InstanceOptions
 from ds_bert.instances.masking import google_masks, masking_rules
 from ds_bert.instances.sentence_pairs import draw_target, first_sentence, lay_out, next_pair
 from ds_bert.rng import mersenne_twister
@@ -20,6 +20,7 @@ from ds_bert.rng.mersenne_twister import shuffle
 from ds_bert.tokenizer.vocabulary import Vocabulary
 
 _CHUNK_ROWS = 1 << 16
+_SPECIAL_TOKENS = NUM_SPECIAL_TOKENS[MLM_NSP]
 
 
 class InstanceChunk(NamedTuple):
@@ -52,7 +53,7 @@ class GoogleInstances:
     ) -> None:
         """Seed the generator and shuffle the documents."""
         self._documents, self._options = documents, options
-        self._rules = masking_rules(options, vocabulary)
+        self._rules = masking_rules(options.masks, vocabulary, words_cross_segments=True)
         self._special_ids = (vocabulary.cls_id, vocabulary.sep_id)
         self._token_dtype = vocabulary.token_dtype
         self.state = mersenne_twister.seeded(options.random_seed)
@@ -123,7 +124,7 @@ def _build(
     state, documents, order, place, max_num_tokens, short_seq_prob, rules, special_ids, chunk
 ):
     """Fill a chunk with whole documents, from the one at `place` on, while they surely fit."""
-    scratch = np.empty((2, max_num_tokens + NUM_SPECIAL_TOKENS), np.int64)
+    scratch = np.empty((2, max_num_tokens + _SPECIAL_TOKENS), np.int64)
     sequence = np.empty(scratch.shape[1], np.int64)
     is_masked = np.empty(scratch.shape[1], np.uint8)
     num_rows = num_masks = 0
@@ -135,7 +136,8 @@ def _build(
             break
         target = draw_target(state, max_num_tokens, short_seq_prob)
         while sentence < end:
-            a_start, a_length, b_start, b_length, is_random_next, sentence = next_pair(
+            row = chunk.rows[num_rows]
+            sentence = next_pair(
                 state,
                 documents,
                 order,
@@ -143,13 +145,8 @@ def _build(
                 sentence,
                 target,
                 max_num_tokens,
+                row,
             )
-            row = chunk.rows[num_rows]
-            row.a_start = a_start
-            row.b_start = b_start
-            row.a_length = a_length
-            row.b_length = b_length
-            row.is_random_next = is_random_next
             length, separator = lay_out(documents.tokens, row, special_ids, sequence)
             count = google_masks(
                 state,

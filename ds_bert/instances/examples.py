@@ -18,7 +18,7 @@ class Example:
     """One instance in words, named as in Google's script.
 
     Attributes:
-        tokens: [CLS] A [SEP] B [SEP] as the model sees it, masks in place.
+        tokens: [CLS] A [SEP] B [SEP] as the model sees it, masks in place; perhaps without B [SEP].
         segment_ids: 0 in [CLS] A [SEP], 1 in B [SEP].
         masked_lm_positions: ascending positions in `tokens`.
         masked_lm_labels: the tokens of the text there.
@@ -65,17 +65,20 @@ def as_json(example: Example) -> str:
 
 
 def as_text(example: Example) -> str:
-    """Both segments with the pieces of words joined.
+    """The segments with the pieces of words joined.
 
     [word->MASK] was hidden, [word->other] replaced, and [word] is asked for though it is visible.
     """
     shown = list(example.tokens)
     for position, label in zip(example.masked_lm_positions, example.masked_lm_labels, strict=True):
         shown[position] = _marked(label, example.tokens[position])
+    numbers = f"{len(shown)} tokens, {len(example.masked_lm_labels)} masked"
+    if 1 not in example.segment_ids:
+        return f"{numbers}\n  A: {_joined(shown[1:-1])}"
     border = example.segment_ids.index(1)
     kind = "B is from another place" if example.is_random_next else "B follows A"
     return (
-        f"{len(shown)} tokens, {len(example.masked_lm_labels)} masked, {kind}\n"
+        f"{numbers}, {kind}\n"
         f"  A: {_joined(shown[1 : border - 1])}\n"
         f"  B: {_joined(shown[border:-1])}"
     )

@@ -56,7 +56,7 @@ def _build(documents, seed, copy, first, last, max_num_tokens, short_seq_prob, r
         target = draw_target(stream, max_num_tokens, short_seq_prob)
         sentence = first_sentence(documents, document)
         while sentence < first_sentence(documents, document + 1):
-            a_start, a_length, b_start, b_length, is_random_next, sentence = next_pair(
+            sentence = next_pair(
                 stream,
                 documents,
                 _CORPUS_ORDER,
@@ -64,11 +64,7 @@ def _build(documents, seed, copy, first, last, max_num_tokens, short_seq_prob, r
                 sentence,
                 target,
                 max_num_tokens,
+                rows[num_rows],
             )
-            rows[num_rows].a_start = a_start
-            rows[num_rows].b_start = b_start
-            rows[num_rows].a_length = a_length
-            rows[num_rows].b_length = b_length
-            rows[num_rows].is_random_next = is_random_next
             num_rows += 1
     return num_rows

@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from ds_bert.dataset.options import NUM_SPECIAL_TOKENS, InstanceOptions
+from ds_bert.dataset.options import MaskOptions
 from ds_bert.rng.mersenne_twister import randbelow, random, shuffle
 from ds_bert.rng.streams import next_index, next_uniform
 from ds_bert.tokenizer.vocabulary import Vocabulary
@@ -22,18 +22,24 @@ class MaskingRules(NamedTuple):
     masked_lm_prob: float
     do_whole_word_mask: bool
     words_cross_segments: bool  # a "##" piece at the start of B goes on with the last word of A
+    below_mask: float  # a draw from [0, 1) below this: [MASK]
+    below_same: float  # otherwise, below this: the token itself; from it on: a random one
     mask_id: int
     is_continuation: NDArray[np.bool_]  # [V]
     replacement_ids: NDArray[np.int64]  # [V], what a random replacement is drawn from
 
 
-def masking_rules(options: InstanceOptions, vocabulary: Vocabulary) -> MaskingRules:
-    """Collect the rules of one instance table."""
+def masking_rules(
+    options: MaskOptions, vocabulary: Vocabulary, words_cross_segments: bool = False
+) -> MaskingRules:
+    """Collect the rules for compiled code; words cross segments in exact mode, as Google's do."""
     return MaskingRules(
         options.max_predictions_per_seq,
         float(options.masked_lm_prob),
         options.do_whole_word_mask,
-        options.mode == "exact",
+        words_cross_segments,
+        float(options.mask_replace_prob),
+        1 - float(options.random_replace_prob),
         vocabulary.mask_id,
         vocabulary.is_continuation,
         vocabulary.replacement_ids,
@@ -41,12 +47,12 @@ def masking_rules(options: InstanceOptions, vocabulary: Vocabulary) -> MaskingRu
 
 
 @njit(cache=True, nogil=True)
-def num_predictions(num_tokens, masked_lm_prob, max_predictions_per_seq):
-    """Tokens to mask in a pair of `num_tokens` tokens of text; whole words may leave fewer.
+def num_predictions(length, num_tokens, masked_lm_prob, max_predictions_per_seq):
+    """Tokens to mask in a sequence with `num_tokens` tokens of text; whole words may leave fewer.
 
-    The share is of the sequence with its special tokens, with Python's rounding (half to even).
+    The share is of the length with special tokens, with Python's rounding (half to even).
     """
-    wanted = np.int64(np.rint((num_tokens + NUM_SPECIAL_TOKENS) * masked_lm_prob))
+    wanted = np.int64(np.rint(length * masked_lm_prob))
     return min(max_predictions_per_seq, max(1, wanted), num_tokens)
 
 
@@ -58,7 +64,7 @@ def choose_masks(stream, sequence, separator, rules, scratch, is_masked, positio
 
     Args:
         stream: see `ds_bert.rng.streams`.
-        sequence: integers [L], [CLS] A [SEP] B [SEP]; masks are written into it.
+        sequence: integers [L], [CLS] A [SEP] B [SEP] or [CLS] A [SEP]; masks are written into it.
         separator: position of the first [SEP].
         rules: from `masking_rules`.
         scratch: int64 [2, L or more], overwritten.
@@ -70,8 +76,10 @@ def choose_masks(stream, sequence, separator, rules, scratch, is_masked, positio
         Number of masked tokens.
     """
     is_masked[: len(sequence)] = 0
-    num_tokens = len(sequence) - NUM_SPECIAL_TOKENS
-    wanted = num_predictions(num_tokens, rules.masked_lm_prob, rules.max_predictions_per_seq)
+    num_tokens = _num_tokens(sequence, separator)
+    wanted = num_predictions(
+        len(sequence), num_tokens, rules.masked_lm_prob, rules.max_predictions_per_seq
+    )
     if rules.do_whole_word_mask:
         words, ends = scratch
         num_words = _split_words(sequence, separator, rules, words, ends)
@@ -86,6 +94,12 @@ def choose_masks(stream, sequence, separator, rules, scratch, is_masked, positio
             sequence[position] = _replacement(stream, sequence[position], rules)
             count += 1
     return count
+
+
+@njit(cache=True, nogil=True)
+def _num_tokens(sequence, separator):
+    """Tokens of the text in [CLS] A [SEP] B [SEP], or in [CLS] A [SEP]."""
+    return len(sequence) - (2 if separator == len(sequence) - 1 else 3)
 
 
 @njit(cache=True, nogil=True)
@@ -114,11 +128,11 @@ def _choose_words(stream, words, ends, wanted, is_masked):
 
 @njit(cache=True, nogil=True)
 def _replacement(stream, token, rules):
-    """[MASK] in 80 %, the token itself in 10 %, any entry of the vocabulary in 10 %."""
+    """[MASK], the token itself, or any entry of the vocabulary."""
     draw = next_uniform(stream)
-    if draw < 0.8:
+    if draw < rules.below_mask:
         return rules.mask_id
-    if draw < 0.9:
+    if draw < rules.below_same:
         return np.int64(token)
     return rules.replacement_ids[next_index(stream, len(rules.replacement_ids))]
 
@@ -143,8 +157,10 @@ def google_masks(state, sequence, separator, rules, scratch, is_masked, position
     words, ends = scratch
     num_words = _split_words(sequence, separator, rules, words, ends)
     shuffle(state, words[:num_words])
-    num_tokens = len(sequence) - NUM_SPECIAL_TOKENS
-    wanted = num_predictions(num_tokens, rules.masked_lm_prob, rules.max_predictions_per_seq)
+    num_tokens = _num_tokens(sequence, separator)
+    wanted = num_predictions(
+        len(sequence), num_tokens, rules.masked_lm_prob, rules.max_predictions_per_seq
+    )
     is_masked[: len(sequence)] = 0
     count = 0
     for word in words[:num_words]:

@@ -23,22 +23,21 @@ def draw_target(state, max_num_tokens, short_seq_prob):
 
 
 @njit(cache=True, nogil=True)
-def next_pair(state, documents, order, place, sentence, target, max_num_tokens):
+def next_pair(state, documents, order, place, sentence, target, max_num_tokens, row):
     """Make the pair that starts at a sentence.
 
     Args:
         state: state of the random generator, see `ds_bert.rng.source`.
-        documents: `ds_bert.dataset.store.Documents`.
+        documents: `ds_bert.dataset.format.Documents`.
         order: int64 [D], the shuffled documents; empty: in the order of the corpus.
         place: number of the document in that order.
         sentence: first sentence of the pair, an index into `documents.sentence_ends`.
         target: from `draw_target`.
         max_num_tokens: limit for both segments together.
+        row: item of `ds_bert.dataset.format.INSTANCE_DTYPE`, written; lengths are at least 1.
 
     Returns:
-        a_start, a_length, b_start, b_length: ranges of `documents.tokens`, lengths at least 1.
-        is_random_next: whether B was drawn from elsewhere.
-        following: sentence that the next pair of the document starts at.
+        the sentence that the next pair of the document starts at.
     """
     document = _document(order, place)
     last = _last_of_chunk(documents, document, sentence, target)
@@ -46,19 +45,20 @@ def next_pair(state, documents, order, place, sentence, target, max_num_tokens):
     if last > sentence:
         a_last += randbelow(state, last - sentence)
     a_start = _start(documents, document, sentence)
-    a_stop = _stop(documents, document, a_last)
+    a_stop = end_of(documents, document, a_last)
     is_random_next = last == sentence or random(state) < 0.5
     if is_random_next:
         wanted = target - (a_stop - a_start)
         b_start, b_stop = _random_segment(state, documents, order, place, wanted)
         following = a_last + 1  # the rest of the chunk goes back
     else:
-        b_start, b_stop = a_stop, _stop(documents, document, last)
+        b_start, b_stop = a_stop, end_of(documents, document, last)
         following = last + 1
     a_start, a_length, b_start, b_length = _truncate(
         state, a_start, a_stop - a_start, b_start, b_stop - b_start, max_num_tokens
     )
-    return a_start, a_length, b_start, b_length, is_random_next, following
+    write_row(row, a_start, a_length, b_start, b_length, is_random_next)
+    return following
 
 
 @njit(cache=True, nogil=True)
@@ -76,11 +76,12 @@ def _document(order, place):
 def _start(documents, document, sentence):
     if sentence == first_sentence(documents, document):
         return np.int64(documents.token_offsets[document])
-    return _stop(documents, document, sentence - 1)
+    return end_of(documents, document, sentence - 1)
 
 
 @njit(cache=True, nogil=True)
-def _stop(documents, document, sentence):
+def end_of(documents, document, sentence):
+    """The token after a sentence's last, an index into `documents.tokens`."""
     return np.int64(documents.token_offsets[document]) + np.int64(documents.sentence_ends[sentence])
 
 
@@ -89,7 +90,7 @@ def _last_of_chunk(documents, document, sentence, target):
     """Last sentence of the chunk: it reaches the target or ends the document."""
     start = _start(documents, document, sentence)
     end = first_sentence(documents, document + 1) - 1
-    while sentence < end and _stop(documents, document, sentence) - start < target:
+    while sentence < end and end_of(documents, document, sentence) - start < target:
         sentence += 1
     return sentence
 
@@ -111,7 +112,7 @@ def _random_segment(state, documents, order, place, wanted):
     num_sentences = first_sentence(documents, document + 1) - first
     sentence = first + randbelow(state, num_sentences)
     start = _start(documents, document, sentence)
-    return start, _stop(documents, document, _last_of_chunk(documents, document, sentence, wanted))
+    return start, end_of(documents, document, _last_of_chunk(documents, document, sentence, wanted))
 
 
 @njit(cache=True, nogil=True)
@@ -129,20 +130,35 @@ def _truncate(state, a_start, a_length, b_start, b_length, max_num_tokens):
 
 
 @njit(cache=True, nogil=True)
+def write_row(row, a_start, a_length, b_start, b_length, is_random_next):
+    """Fill one item of `ds_bert.dataset.format.INSTANCE_DTYPE`."""
+    row.a_start = a_start
+    row.a_length = a_length
+    row.b_start = b_start
+    row.b_length = b_length
+    row.is_random_next = is_random_next
+
+
+@njit(cache=True, nogil=True)
 def lay_out(tokens, row, special_ids, sequence):
-    """Write one pair as [CLS] A [SEP] B [SEP]; returns its length and the first [SEP]'s position.
+    """Write a row as [CLS] A [SEP] B [SEP], or as [CLS] A [SEP] where B is empty.
 
     Args:
         tokens: token ids of the corpus.
-        row: one item of `ds_bert.dataset.store.INSTANCE_DTYPE`.
+        row: one item of `ds_bert.dataset.format.INSTANCE_DTYPE`.
         special_ids: ids of [CLS] and [SEP].
         sequence: integers [length of the sequence or more], written.
+
+    Returns:
+        length of the sequence, and position of the first [SEP].
     """
     separator = 1 + np.int64(row.a_length)
     last = separator + 1 + np.int64(row.b_length)
     sequence[0] = special_ids[0]
     _copy(tokens, np.int64(row.a_start), sequence[1:separator])
     sequence[separator] = special_ids[1]
+    if row.b_length == 0:
+        return separator + 1, separator
     _copy(tokens, np.int64(row.b_start), sequence[separator + 1 : last])
     sequence[last] = special_ids[1]
     return last + 1, separator

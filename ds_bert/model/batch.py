@@ -10,8 +10,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ds_bert.dataset.options import MaskOptions
 from ds_bert.dataset.store import InstanceTable
 from ds_bert.instances.collate import collate
+
+# What losses are counted over.
+MASKED_TOKENS, SEQUENCES, TOKENS = "masked_tokens", "sequences", "tokens"
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,15 @@ class Batch:
         """Number of tokens T without padding."""
         return sum(self.sequence_lengths)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many sequences, masked tokens and tokens there are, by name."""
+        return {
+            SEQUENCES: self.num_sequences,
+            MASKED_TOKENS: len(self.masked_lm_labels),
+            TOKENS: self.num_tokens,
+        }
+
     def padded(self, multiple: int) -> Self:
         """The batch with its number of tokens rounded up by tokens that count for nothing."""
         missing = -self.num_tokens % multiple
@@ -65,9 +78,13 @@ class Batch:
 
 
 def make_batch(
-    table: InstanceTable, indices: NDArray[np.int64], epochs: NDArray[np.int64], seed: int
+    table: InstanceTable,
+    indices: NDArray[np.int64],
+    epochs: NDArray[np.int64],
+    seed: int,
+    masks: MaskOptions | None = None,
 ) -> Batch:
     """The batch of some rows of a table; see `ds_bert.instances.collate.collate`."""
-    arrays = collate(table, indices, epochs, seed)
+    arrays = collate(table, indices, epochs, seed, masks)
     tensors = {name: torch.from_numpy(array) for name, array in arrays._asdict().items()}
     return Batch(**tensors, sequence_lengths=np.diff(arrays.cu_seqlens).tolist())

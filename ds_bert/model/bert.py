@@ -1,41 +1,57 @@
-"""BertForPreTraining on unpadded batches: stock modules and parameter names, own forward.
+"""BERT on unpadded batches, one class per objective: stock modules and names, own forward.
 
 The sequences of a micro-batch stand one after the other in one row of tokens. Attention never
 looks across a sequence; the masked-LM head sees only the positions that have a label.
+
+A class says what its objective needs (`objective`, `losses`) and returns its losses as named sums.
+Trainer, log, metrics and evaluation take whatever names there are.
 """
 
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from ds_bert_kernels.dispatch import implementation
 from ds_bert_kernels.linear import linear
 from torch import Tensor
-from transformers import BertForPreTraining
+from transformers import BertForMaskedLM, BertForPreTraining, BertPreTrainedModel
 
+from ds_bert.dataset.options import MLM, MLM_NSP
 from ds_bert.model.attention import choose_attention
+from ds_bert.model.batch import MASKED_TOKENS, SEQUENCES, Batch
 from ds_bert.model.dropout import replace_dropout
 from ds_bert.model.encoder import Encoder
 from ds_bert.model.fp8 import fp8_linear
 
 
-class LossSums(NamedTuple):
-    """Sums over a batch, ready to be added up over batches and ranks.
+class LossSum(NamedTuple):
+    """One loss of a batch, ready to be added up over batches and ranks.
 
-    The losses are fp32 scalars in nats, the counts int64 scalars.
+    Attributes:
+        loss: fp32 scalar, summed over the items that the loss is about, in nats.
+        correct: int64 scalar, number of items that were guessed right.
     """
 
-    masked_lm_loss: Tensor
-    next_sentence_loss: Tensor
-    masked_lm_correct: Tensor
-    next_sentence_correct: Tensor
+    loss: Tensor
+    correct: Tensor
 
 
-class BertForUnpaddedPreTraining(BertForPreTraining):
-    """`BertForPreTraining` whose forward takes an unpadded batch and returns loss sums.
+class UnpaddedBert(BertPreTrainedModel):
+    """What the models of all objectives share; comes before a stock class among the bases.
 
-    Parameters, their names and their initialisation are those of the parent class.
+    Parameters, their names and their initialisation are those of the stock class.
+
+    Attributes:
+        objective: its name in recipes and data sets.
+        stock: the class of transformers that it is trained and exported as.
+        losses: for each loss the count that its sum is divided by, see `Batch.counts`.
     """
+
+    objective: ClassVar[str]
+    stock: ClassVar[type[BertPreTrainedModel]]
+    losses: ClassVar[dict[str, str]]
+    bert: Any
+    cls: Any
 
     def __init__(self, config):
         super().__init__(config)
@@ -67,29 +83,61 @@ class BertForUnpaddedPreTraining(BertForPreTraining):
         chosen = [attention.__name__, *["compiled layers"] * compiled, *["fp8"] * fp8]
         return [", ".join(chosen), *refused]
 
-    def forward(self, batch) -> LossSums:  # type: ignore[override]
-        """Masked-LM and next-sentence losses of one batch.
-
-        Args:
-            batch: a `ds_bert.model.batch.Batch`: B sequences, T tokens, M masked positions.
-
-        Returns:
-            sums over the M masked tokens and the B sequences; divide by global counts.
-
-        Source: Devlin et al. 2019, section 3.1; the pooler reads each sequence's own [CLS].
-        """
-        hidden = self._encode(self.bert, batch)
+    def _masked_lm(self, hidden: Tensor, batch: Batch) -> LossSum:
+        """Masked-LM loss of hidden states [T, H]; Devlin et al. 2019, section 3.1, task 1."""
         head = self.cls.predictions
         masked = head.transform(hidden.index_select(0, batch.masked_lm_positions))
         operands = _autocast(masked, head.decoder.weight, head.decoder.bias)
         kernel = implementation("masked_lm_head", operands[0])
-        masked_lm_sum, masked_lm_correct = kernel.masked_lm_loss(*operands, batch.masked_lm_labels)
+        return LossSum(*kernel.masked_lm_loss(*operands, batch.masked_lm_labels))
+
+
+class BertForUnpaddedPreTraining(UnpaddedBert, BertForPreTraining):
+    """Masked-LM and next-sentence prediction, as BERT was trained."""
+
+    objective = MLM_NSP
+    stock = BertForPreTraining
+    losses: ClassVar[dict[str, str]] = {"mlm": MASKED_TOKENS, "nsp": SEQUENCES}
+
+    def forward(self, batch: Batch) -> dict[str, LossSum]:  # type: ignore[override]
+        """Both losses of one batch.
+
+        Args:
+            batch: B sequences of two segments with T tokens and M masked positions.
+
+        Returns:
+            "mlm", summed over the M masked tokens, and "nsp", over the B sequences; divide by
+            global counts.
+
+        Source: Devlin et al. 2019, section 3.1; the pooler reads each sequence's own [CLS].
+        """
+        hidden = self._encode(self.bert, batch)
+        return {"mlm": self._masked_lm(hidden, batch), "nsp": self._next_sentence(hidden, batch)}
+
+    def _next_sentence(self, hidden: Tensor, batch: Batch) -> LossSum:
         first_tokens = hidden.index_select(0, batch.cu_seqlens[: batch.num_sequences])
         logits = self.cls.seq_relationship(self.bert.pooler(first_tokens[:, None])).float()
         labels = batch.next_sentence_labels
-        next_sentence_sum = F.cross_entropy(logits, labels, reduction="sum")
-        next_sentence_correct = (logits.argmax(-1) == labels).sum()
-        return LossSums(masked_lm_sum, next_sentence_sum, masked_lm_correct, next_sentence_correct)
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        return LossSum(loss, (logits.argmax(-1) == labels).sum())
+
+
+class BertForUnpaddedMaskedLM(UnpaddedBert, BertForMaskedLM):
+    """Masked-LM alone, without a pooler; Liu et al. 2019, "RoBERTa"."""
+
+    objective = MLM
+    stock = BertForMaskedLM
+    losses: ClassVar[dict[str, str]] = {"mlm": MASKED_TOKENS}
+
+    def forward(self, batch: Batch) -> dict[str, LossSum]:  # type: ignore[override]
+        """The loss "mlm" of one batch, summed over its M masked tokens."""
+        return {"mlm": self._masked_lm(self._encode(self.bert, batch), batch)}
+
+
+# A new objective is a class like these and its place here.
+OBJECTIVES: dict[str, type[UnpaddedBert]] = {
+    model.objective: model for model in (BertForUnpaddedPreTraining, BertForUnpaddedMaskedLM)
+}
 
 
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:

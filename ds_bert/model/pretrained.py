@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, BertConfig
 
 from ds_bert.errors import CheckpointError, ConfigurationError
-from ds_bert.model.bert import BertForUnpaddedPreTraining
+from ds_bert.model.bert import UnpaddedBert
 from ds_bert.tokenizer.vocabulary import Vocabulary, read_model_vocabulary
 
 # The sizes of Devlin et al. 2019 and Turc et al. 2019; the rest is BertConfig's default.
@@ -99,30 +99,41 @@ def _require_bert(model_type: Any, name: str) -> None:
         raise ConfigurationError(f"model {name}: found model_type {model_type!r}, expected 'bert'")
 
 
-def build_model(name: str, config: BertConfig) -> BertForUnpaddedPreTraining:
+def build_model(name: str, config: BertConfig, model_class: type[UnpaddedBert]) -> UnpaddedBert:
     """The model `name` with its weights, or with random ones (from torch's default generator).
+
+    Args:
+        name: as for `read_model_config`.
+        config: from there.
+        model_class: of the objective.
 
     Raises:
         CheckpointError: the encoder's weights are missing or damaged.
     """
     if is_random_weights(name):
-        return BertForUnpaddedPreTraining(config)
-    model, _ = load_model(name)
+        return model_class(config)
+    model, _ = load_model(name, model_class)
     return model
 
 
-def load_model(folder: str | Path) -> tuple[BertForUnpaddedPreTraining, set[str]]:
-    """Load a Hugging Face BERT in fp32.
+def load_model(
+    folder: str | Path, model_class: type[UnpaddedBert]
+) -> tuple[UnpaddedBert, set[str]]:
+    """Load a Hugging Face BERT in fp32; what the objective has no use for is left out.
+
+    Args:
+        folder: or an id on the hub.
+        model_class: of the objective.
 
     Returns:
-        the model, and which of the heads "cls.predictions" and "cls.seq_relationship" are not in
-        the file (their weights are random then).
+        the model, and which of its heads ("cls.predictions", "cls.seq_relationship") are not in the
+        file (their weights are random then).
 
     Raises:
         CheckpointError: not readable, or weights of the encoder are missing or of other shapes.
     """
     try:
-        model, info = BertForUnpaddedPreTraining.from_pretrained(
+        model, info = model_class.from_pretrained(
             str(folder), output_loading_info=True, dtype=torch.float32
         )
     except Exception as error:  # safetensors, JSON and OS errors share no base class

@@ -10,7 +10,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from ds_bert.dataset.format import INSTANCE_DTYPE, Documents, document_ranges
-from ds_bert.dataset.options import NUM_SPECIAL_TOKENS
+from ds_bert.dataset.options import MLM_NSP, NUM_SPECIAL_TOKENS
 from ds_bert.dataset.writer import StoreWriter
 from ds_bert.files import write_text
 from ds_bert.preprocessing.parallel import Progress, ordered_map
@@ -43,7 +43,11 @@ class _Figures(NamedTuple):
 
 
 def corpus_report(
-    documents: Documents, vocabulary: Vocabulary, rows: dict[int, NDArray], num_workers: int
+    documents: Documents,
+    vocabulary: Vocabulary,
+    rows: dict[int, NDArray],
+    num_workers: int,
+    objective: str = MLM_NSP,
 ) -> dict[str, Any]:
     """Count what there is; memory does not grow with the corpus.
 
@@ -55,19 +59,22 @@ def corpus_report(
         vocabulary: its vocabulary.
         rows: INSTANCE_DTYPE [N] for each max_seq_length.
         num_workers: number of threads; of no effect on the result.
+        objective: of the rows.
 
     Returns:
         a record for meta.json; docs/data.md describes it.
     """
     one_in = _sampling(len(documents.sentence_ends))
-    totals, num_distinct = _count_all(documents, vocabulary, sorted(rows), one_in, num_workers)
+    num_special = NUM_SPECIAL_TOKENS[objective]
+    limits = np.array(sorted(rows), np.int64) - num_special
+    totals, num_distinct = _count_all(documents, vocabulary, limits, one_in, num_workers)
     return {
         **_text_figures(documents, totals),
         "repeated_sentences": _repeats(num_distinct, one_in, len(documents.sentence_ends)),
         "lengths": {
             str(length): {
                 "longer_sentences": int(number),
-                **_sequence_figures(rows[length], length),
+                **_sequence_figures(rows[length], length, num_special),
             }
             for length, number in zip(sorted(rows), totals.longer, strict=True)
         },
@@ -92,18 +99,23 @@ def write_report(
         int(length): store.read(f"seq{length}/instances", INSTANCE_DTYPE)
         for length in store.lengths
     }
-    report = corpus_report(documents, store.vocabulary, rows, num_workers)
+    options = next(iter(store.lengths.values()))["options"]
+    objective = options.get("objective", MLM_NSP)
+    report = corpus_report(documents, store.vocabulary, rows, num_workers, objective)
     write_text(store.folder / PAGE, report_page(report, f"Corpus report: {part} data"))
     return report
 
 
 def _count_all(
-    documents: Documents, vocabulary: Vocabulary, lengths: list[int], one_in: int, num_workers: int
+    documents: Documents,
+    vocabulary: Vocabulary,
+    limits: NDArray[np.int64],
+    one_in: int,
+    num_workers: int,
 ) -> tuple[_Figures, int]:
     """Figures of all documents, and the number of different sentences in the sample."""
-    limits = np.array(lengths, np.int64) - NUM_SPECIAL_TOKENS
     num_documents = len(documents.token_offsets) - 1
-    totals = _Figures(*(np.zeros(shape, np.int64) for shape in (2, len(lengths), (3, _NUM_BINS))))
+    totals = _Figures(*(np.zeros(shape, np.int64) for shape in (2, len(limits), (3, _NUM_BINS))))
     seen, num_distinct = _hash_table(len(documents.sentence_ends) // one_in), 0
     with Progress("report") as progress:
         for figures, hashes, last in ordered_map(
@@ -136,12 +148,12 @@ def _text_figures(documents: Documents, totals: _Figures) -> dict[str, Any]:
     }
 
 
-def _sequence_figures(rows: NDArray, max_seq_length: int) -> dict[str, Any]:
+def _sequence_figures(rows: NDArray, max_seq_length: int, num_special: int) -> dict[str, Any]:
     """What padding would waste, and how long the sequences are."""
     counts = np.zeros(max_seq_length + 1, np.int64)
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         part = rows[start : start + _ROWS_AT_ONCE]
-        num_tokens = part["a_length"].astype(np.int64) + part["b_length"] + NUM_SPECIAL_TOKENS
+        num_tokens = part["a_length"].astype(np.int64) + part["b_length"] + num_special
         counts += np.bincount(num_tokens, minlength=len(counts))
     num_tokens = int(counts @ np.arange(len(counts)))
     steps = np.arange(1, _NUM_SEQUENCE_BINS + 1)

@@ -1,6 +1,5 @@
 """Making the instances of one sequence length and writing them into a token store."""
 
-from dataclasses import asdict
 from functools import partial
 from itertools import islice, product
 from typing import Any, NamedTuple
@@ -17,8 +16,9 @@ from ds_bert.dataset.format import (
 )
 from ds_bert.dataset.journal import Stage
 from ds_bert.dataset.npy import NpyWriter
-from ds_bert.dataset.options import InstanceOptions
+from ds_bert.dataset.options import MLM, InstanceOptions
 from ds_bert.dataset.writer import StoreWriter
+from ds_bert.instances.doc_sentences import build_doc_sentences
 from ds_bert.instances.exact import GoogleInstances, InstanceChunk
 from ds_bert.instances.fast import build_instances
 from ds_bert.preprocessing.parallel import Progress, ordered_map
@@ -47,7 +47,7 @@ def write_instances(
         work = partial(_write_fast, documents, options, num_workers)
         state = store.run(stage, work, num_instances=0, num_random_next=0, num_portions=0)
     store.lengths[str(options.max_seq_length)] = {
-        "options": asdict(options),
+        "options": options.record,
         "num_instances": state["num_instances"],
         "num_random_next": state["num_random_next"],
         "num_stored_masks": state.get("num_stored_masks"),
@@ -61,6 +61,8 @@ def _write_fast(
 
     def build(portion: tuple[int, tuple[int, int]]) -> NDArray:
         copy, (first, last) = portion
+        if options.objective == MLM:
+            return build_doc_sentences(documents, options, copy, first, last)
         return build_instances(documents, options, copy, first, last)
 
     ranges = list(document_ranges(documents.sentence_offsets))

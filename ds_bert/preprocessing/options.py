@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +169,7 @@ class PreprocessOptions:
             for record in facts["inputs"]
         ]
         split = [part, self.fraction, self.random_seed] if self.fraction > 0 else None
-        options = [asdict(options) for options in self.instance_options(part)]
+        options = [options.record for options in self.instance_options(part)]
         deciding = {
             **facts,
             "inputs": contents,

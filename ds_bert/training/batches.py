@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from ds_bert.dataset.store import InstanceTable
 from ds_bert.instances.collate import count_masked_tokens, sequence_lengths
-from ds_bert.model.batch import Batch, make_batch
+from ds_bert.model.batch import MASKED_TOKENS, SEQUENCES, Batch, make_batch
 from ds_bert.rng.streams import permuted
+from ds_bert.training.masks import MaskSchedule
 
 _STEPS_AHEAD = 2
 _SHAPE_STEP = 128  # tokens; packed batches then have few shapes
@@ -29,13 +30,11 @@ class Step(NamedTuple):
 
     Attributes:
         micro_batches: the batches of this rank, one for each accumulation step.
-        num_masked_tokens: masked tokens of the step over all ranks.
-        num_sequences: sequences of the step over all ranks.
+        counts: of the step over all ranks, those that losses are divided by; see `Batch.counts`.
     """
 
     micro_batches: list[Batch]
-    num_masked_tokens: int
-    num_sequences: int
+    counts: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +51,7 @@ class TrainingBatches:
         seed: of the order and the masks.
         masking: "dynamic" for new masks in every epoch, "static" for the same in all. Masks that
             are stored in the data set are taken as they are.
+        masks: how to draw masks; None: as the data set says.
         packed: deal the sequences of a step out so that all micro-batches of all ranks have nearly
             the same number of tokens, rounded up to a multiple of 128.
     """
@@ -63,6 +63,7 @@ class TrainingBatches:
     world_size: int
     seed: int
     masking: Literal["dynamic", "static"] = "dynamic"
+    masks: MaskSchedule | None = None
     packed: bool = False
 
     def __post_init__(self):
@@ -71,16 +72,19 @@ class TrainingBatches:
     def step(self, first_sample: int) -> Step:
         """The step that starts at a sample (0, train_batch_size, ... in a run)."""
         indices, epochs = self._locate(first_sample)
+        step = first_sample // self.train_batch_size
+        masks = self.masks.at(step) if self.masks is not None else None
         mine = np.split(self._shared_out(indices), self.world_size)[self.rank]
         micro_batches = [
-            make_batch(self.table, indices[part], epochs[part], self.seed) for part in mine
+            make_batch(self.table, indices[part], epochs[part], self.seed, masks) for part in mine
         ]
         if self.packed:
             micro_batches = [batch.padded(_SHAPE_STEP) for batch in micro_batches]
         if torch.cuda.is_available():
             micro_batches = [batch.pinned() for batch in micro_batches]
-        num_masked_tokens = count_masked_tokens(self.table, indices, epochs, self.seed)
-        return Step(micro_batches, num_masked_tokens, self.train_batch_size)
+        num_masked_tokens = count_masked_tokens(self.table, indices, epochs, self.seed, masks)
+        counts = {SEQUENCES: self.train_batch_size, MASKED_TOKENS: num_masked_tokens}
+        return Step(micro_batches, counts)
 
     @contextmanager
     def iterate(self, first_sample: int) -> Iterator[Iterator[Step]]:

@@ -22,11 +22,13 @@ def describe(plan: Plan) -> str:
     rows = {
         "model": f"{config.model}, {plan.num_parameters:,} parameters",
         "start": start,
+        "objective": config.objective,
         "train data": f"{config.train_data}: {num_rows:,} instances of up to "
         f"{config.max_seq_length} tokens, {len(table.store.tokens):,} tokens of text",
         "validation data": f"{config.validation_data}: {len(validation.rows):,} instances"
         if validation
         else "none",
+        "masks": "stored in the data set" if table.masks else str(plan.masks),
         "batch": f"train_batch_size {plan.batch.train_batch_size:,}, micro-batch to be measured"
         if plan.micro_batch_is_open
         else str(plan.batch),

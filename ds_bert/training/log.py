@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ds_bert import distributed, files
+from ds_bert.evaluation.metrics import loss_names
 
 
 class RunLog:
@@ -83,10 +84,8 @@ class RunLog:
     def log_validation(self, metrics: dict[str, Any]) -> None:
         """Print and record a validation row."""
         distributed.log(
-            f"step {self._step:,} validation: mlm_loss {metrics['mlm_loss']:.4f} "
-            f"perplexity {metrics['perplexity']:.2f} mlm_accuracy {metrics['mlm_accuracy']:.4f} "
-            f"nsp_loss {metrics['nsp_loss']:.4f} nsp_accuracy {metrics['nsp_accuracy']:.4f} "
-            f"({metrics['num_sequences']:,} sequences)"
+            f"step {self._step:,} validation: {_means(metrics)} "
+            f"({metrics['num_sequences']:,} sequences, {metrics['masked_share']:.1%} masked)"
         )
         self._write("validation", metrics)
 
@@ -97,16 +96,24 @@ class RunLog:
 
 
 def _training_line(step: int, max_steps: int, row: dict[str, Any], eta: float) -> str:
-    norm, skipped = row["gradient_norm"], row["skipped_steps"]
+    norm, skipped, names = row["gradient_norm"], row["skipped_steps"], loss_names(row)
+    losses = " ".join(f"{name} {row[f'{name}_loss']:.4f}" for name in names)
+    accuracies = " ".join(f"{name}_acc {row[f'{name}_accuracy']:.3f}" for name in names)
     return (
-        f"step {step:,}/{max_steps:,} loss {row['loss']:.4f} mlm {row['mlm_loss']:.4f} "
-        f"nsp {row['nsp_loss']:.4f} mlm_acc {row['mlm_accuracy']:.3f} "
-        f"nsp_acc {row['nsp_accuracy']:.3f} lr {row['learning_rate']:.2e} "
+        f"step {step:,}/{max_steps:,} loss {row['loss']:.4f} {losses} {accuracies} "
+        f"masked {row['masked_share']:.1%} lr {row['learning_rate']:.2e} "
         + (f"gnorm {norm:.2f} " if norm is not None else "")
         + (f"skipped {skipped} " if skipped else "")
         + f"{row['sequences_per_second']:,.0f} seq/s {row['tokens_per_second']:,.0f} tok/s "
         f"ETA {duration(eta)}"
     )
+
+
+def _means(metrics: dict[str, Any]) -> str:
+    """Losses, perplexity and accuracies, by their names."""
+    digits = {"perplexity": 2}
+    means = [name for name in metrics if name.endswith(("_loss", "perplexity", "_accuracy"))]
+    return " ".join(f"{name} {metrics[name]:.{digits.get(name, 4)}f}" for name in means)
 
 
 def duration(seconds: float) -> str:

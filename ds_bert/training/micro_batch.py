@@ -30,7 +30,16 @@ MAX_SECONDS = 60.0  # of all trials but the first, which compiles
 MEMORY_SHARE = 0.92  # of what is available; the rest is for fragments and other libraries
 GAIN = 1.02  # a rate that is up to 2 % higher is not worth the memory
 # What speed and memory depend on: facts of a plan, and keys of a recipe.
-_FACTS = ("model", "precision", "train_batch_size", "world_size", "max_seq_length", "train_data")
+_FACTS = (
+    "model",
+    "precision",
+    "train_batch_size",
+    "world_size",
+    "max_seq_length",
+    "train_data",
+    "objective",
+    "masks",
+)
 _KEYS = ("zero_optimization", "data_types", "torch_autocast")
 
 

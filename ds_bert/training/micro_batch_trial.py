@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ds_bert import distributed
 from ds_bert.instances.collate import sequence_lengths
 from ds_bert.model.batch import Batch, make_batch
-from ds_bert.model.bert import BertForUnpaddedPreTraining
+from ds_bert.model.bert import UnpaddedBert
 from ds_bert.rng.streams import permuted
 from ds_bert.training.deepspeed_config import precision, weight_dtype, zero_stage
 from ds_bert.training.plan import Plan
@@ -40,7 +40,7 @@ class MicroBatchTrials:
     def __init__(self, plan: Plan, device: torch.device):
         self._plan, self._device = plan, device
         self._before = _used_memory(device)
-        self._model: BertForUnpaddedPreTraining | None = None
+        self._model: UnpaddedBert | None = None
 
     def __call__(self, size: int) -> Trial | None:
         """Try one size; None: out of memory."""
@@ -69,16 +69,17 @@ class MicroBatchTrials:
         plan = self._plan.with_micro_batch(size)
         return Trial(size, rate, used + engine_bytes(plan, self._device))
 
-    def _build_model(self) -> BertForUnpaddedPreTraining:
+    def _build_model(self) -> UnpaddedBert:
         with self._device:
-            model = BertForUnpaddedPreTraining(self._plan.model_config)
+            model = self._plan.model_class(self._plan.model_config)
         self._plan.prepare(model, self._device)
         return model.to(getattr(torch, weight_dtype(self._plan.recipe))).train()
 
     def _batch(self, rows: NDArray[np.int64], first: int, size: int) -> Batch:
         indices = rows[(first + np.arange(size)) % len(rows)]
         table = self._plan.train_table
-        return make_batch(table, indices, np.zeros_like(indices), seed=0).to(self._device)
+        masks = self._plan.masks.most
+        return make_batch(table, indices, np.zeros_like(indices), 0, masks).to(self._device)
 
     def _pass(self, batch: Batch) -> None:
         """Forward and backward as in the trainer, without the engine."""
@@ -87,7 +88,7 @@ class MicroBatchTrials:
         autocast = dtype != self._model.dtype
         with torch.autocast(self._device.type, dtype, enabled=autocast):
             sums = self._model(batch)
-        (sums.masked_lm_loss + sums.next_sentence_loss).backward()
+        sum(value.loss for value in sums.values()).backward()
 
     def _tokens_per_second(self, batches: list[Batch]) -> float:
         """By the fastest round, which neither compiles nor shares the device by accident."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BertConfig, BertForPreTraining
+from transformers import BertConfig
 
 from ds_bert import distributed
 from ds_bert.checkpoint import folder as checkpoints
@@ -15,7 +15,7 @@ from ds_bert.config import MICRO_BATCH, TrainingConfig
 from ds_bert.dataset.store import InstanceTable, TokenStore
 from ds_bert.errors import CheckpointError, ConfigurationError, DataError
 from ds_bert.model import pretrained
-from ds_bert.model.bert import BertForUnpaddedPreTraining
+from ds_bert.model.bert import OBJECTIVES, UnpaddedBert
 from ds_bert.model.fp8 import check_fp8
 from ds_bert.optim.optimizers import check_optimizer
 from ds_bert.training.deepspeed_config import (
@@ -29,6 +29,7 @@ from ds_bert.training.deepspeed_config import (
     weight_dtype,
     zero_stage,
 )
+from ds_bert.training.masks import MaskSchedule, changes, resolve_masks
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Plan:
     batch: BatchPlan
     train_table: InstanceTable
     validation_table: InstanceTable | None
+    masks: MaskSchedule
     model_config: BertConfig
     resume_from: Checkpoint | None
     init_folder: str | None
@@ -61,16 +63,21 @@ class Plan:
         recipe = {**self.recipe, MICRO_BATCH: size}
         return replace(self, recipe=recipe, batch=plan_batch(recipe, self.batch.world_size))
 
-    def prepare(self, model: BertForUnpaddedPreTraining, device: torch.device) -> list[str]:
+    def prepare(self, model: UnpaddedBert, device: torch.device) -> list[str]:
         """Choose how a model runs on a device; see its `prepare`."""
         compiled = {"auto": None, "on": True, "off": False}[self.config.compile_layers]
         return model.prepare(device, self.activation_dtype, compiled, self.config.fp8)
 
     @property
+    def model_class(self) -> type[UnpaddedBert]:
+        """The model of the run's objective."""
+        return OBJECTIVES[self.config.objective]
+
+    @property
     def num_parameters(self) -> int:
         """Trainable parameters, tied weights counted once."""
         with torch.device("meta"):
-            return sum(p.numel() for p in BertForPreTraining(self.model_config).parameters())
+            return sum(p.numel() for p in self.model_class.stock(self.model_config).parameters())
 
     @property
     def activation_dtype(self) -> torch.dtype:
@@ -90,6 +97,8 @@ class Plan:
             "world_size": self.batch.world_size,
             "seed": self.config.seed,
             "masking": self.config.masking,
+            "masks": changes(self.masks, self.train_table),
+            "objective": self.config.objective,
             "max_seq_length": self.config.max_seq_length,
             "vocabulary": store.vocabulary.sha256,
             "train_data": store.fingerprint,
@@ -107,6 +116,8 @@ def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
     batch = plan_batch(recipe, distributed.world_size())
     train_table = TokenStore.open(config.train_data).instances(config.max_seq_length)
     validation_table = _validation_table(config, train_table.store)
+    for table in filter(None, (train_table, validation_table)):
+        _check_objective(config, table)
     resume_from = _find_start(config)
     init_folder, source = None, None
     if config.init_from and resume_from is None:  # verified here, once: that reads all of it
@@ -119,6 +130,7 @@ def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
         batch=batch,
         train_table=train_table,
         validation_table=validation_table,
+        masks=resolve_masks(config, train_table),
         model_config=model_config,
         resume_from=resume_from,
         init_folder=init_folder,
@@ -145,6 +157,21 @@ def _validation_table(config: TrainingConfig, train: TokenStore) -> InstanceTabl
             f"({store.vocabulary.sha256[:12]}, {train.vocabulary.sha256[:12]}); make both with one"
         )
     return store.instances(config.max_seq_length)
+
+
+def _check_objective(config: TrainingConfig, table: InstanceTable) -> None:
+    if config.objective not in OBJECTIVES:
+        raise ConfigurationError(
+            f"objective: found {config.objective!r}, expected one of {', '.join(OBJECTIVES)}"
+        )
+    if table.options.objective != config.objective:
+        store = table.store
+        raise ConfigurationError(
+            f"objective is {config.objective}, but {store.folder} is made for "
+            f"{table.options.objective}; make other data: python scripts/preprocess.py --objective "
+            f"{config.objective} --output_dir {store.folder.with_name(config.objective)}, or set "
+            f"objective to {table.options.objective}"
+        )
 
 
 def _model_config(config: TrainingConfig, store: TokenStore, init_folder: str | None) -> BertConfig:

@@ -63,9 +63,10 @@ def build_engine(plan: Plan, device: torch.device) -> tuple[Any, torch.optim.Opt
 
     config = plan.config
     torch.manual_seed(config.seed)  # the same weights on every rank
-    model = pretrained.build_model(config.model, plan.model_config)
+    model = pretrained.build_model(config.model, plan.model_config, plan.model_class)
     if plan.init_folder is not None:
-        model.load_state_dict(pretrained.load_model(plan.init_folder)[0].state_dict())
+        source, _ = pretrained.load_model(plan.init_folder, plan.model_class)
+        model.load_state_dict(source.state_dict())
     distributed.log(f"{'encoder':>16}: {'; '.join(plan.prepare(model, device))}")
     optimizer = build_optimizer(model, plan.optimizer)
     scheduler = build_scheduler(

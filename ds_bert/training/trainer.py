@@ -16,7 +16,8 @@ from ds_bert.checkpoint.hf_folder import write_model_folder
 from ds_bert.checkpoint.state import save_checkpoint
 from ds_bert.errors import STOPPED_ON_REQUEST, TrainingDiverged
 from ds_bert.evaluation.loop import evaluate
-from ds_bert.evaluation.metrics import MetricSums
+from ds_bert.evaluation.metrics import MetricSums, total_loss
+from ds_bert.model.batch import SEQUENCES
 from ds_bert.training.batches import Step, TrainingBatches
 from ds_bert.training.log import RunLog
 from ds_bert.training.plan import Plan
@@ -40,7 +41,8 @@ class Trainer:
         self.config = plan.config
         self.checkpoints = Path(plan.config.output_dir) / CHECKPOINTS
         self.log = RunLog(Path(self.config.output_dir), state.step, self.config.max_steps)
-        self.sums = MetricSums(device)
+        self._losses = engine.module.losses
+        self.sums = MetricSums(self._losses, device)
         self._stop_requested = False
         self._skips_logged = state.skipped_steps
         self._learning_rate = 0.0  # of the last step; the engine knows that of the next
@@ -57,6 +59,7 @@ class Trainer:
             world_size=distributed.world_size(),
             seed=config.seed,
             masking=config.masking,
+            masks=self.plan.masks,
             packed=config.packed,
         )
         self.engine.train()
@@ -88,21 +91,17 @@ class Trainer:
         self._learning_rate = self.engine.get_lr()[0]
         for batch in step.micro_batches:
             sums = self.engine(batch.to(self.device))
-            loss = (
-                sums.masked_lm_loss / max(step.num_masked_tokens, 1)
-                + sums.next_sentence_loss / step.num_sequences
-            )
-            self.engine.backward(loss * shares)
+            parts = (sums[name].loss / max(step.counts[of], 1) for name, of in self._losses.items())
+            self.engine.backward(sum(parts) * shares)
             self.engine.step()
-            num_masked_tokens, num_sequences = len(batch.masked_lm_labels), batch.num_sequences
-            self.sums.add(sums, num_masked_tokens, num_sequences)
-            self.log.count(num_sequences, batch.num_tokens)
+            self.sums.add(sums, batch.counts)
+            self.log.count(batch.num_sequences, batch.num_tokens)
         self._after_step(step)
 
     def _after_step(self, step: Step) -> None:
         state = self.state
         state.step += 1
-        state.samples += step.num_sequences
+        state.samples += step.counts[SEQUENCES]
         skipped = self.engine.skipped_steps - self._engine_skips
         self._engine_skips = self.engine.skipped_steps
         state.skipped_steps += skipped
@@ -119,8 +118,8 @@ class Trainer:
 
     def _log(self) -> None:
         metrics = self.sums.over_ranks()
-        finite = math.isfinite(metrics["mlm_loss"] + metrics["nsp_loss"])
-        if not finite and self.state.skipped_steps == self._skips_logged:
+        loss = total_loss(metrics)
+        if not math.isfinite(loss) and self.state.skipped_steps == self._skips_logged:
             raise TrainingDiverged(
                 f"the loss is not a number before step {self.state.step}; lower the learning rate "
                 "or lengthen the warm-up, then start again to go on from the last checkpoint"
@@ -130,7 +129,7 @@ class Trainer:
         self.log.log_training(
             metrics
             | {
-                "loss": metrics["mlm_loss"] + metrics["nsp_loss"],
+                "loss": loss,
                 "learning_rate": self._learning_rate,
                 "gradient_norm": None if norm is None else float(norm),
                 "skipped_steps": self.state.skipped_steps,

@@ -41,7 +41,8 @@ def rules():
             "do_lower_case": True,
             "mode": "fast",
         }
-        return masking_rules(InstanceOptions(**(defaults | options)), Vocabulary(TOKENS))
+        options = InstanceOptions(**(defaults | options))
+        return masking_rules(options.masks, Vocabulary(TOKENS), options.mode == "exact")
 
     return make
 
@@ -75,7 +76,7 @@ def masks(rules, a_tokens, b_tokens, index=0):
     ],
 )
 def test_number_of_predictions(num_tokens, prob, limit, expected):
-    assert num_predictions(num_tokens, prob, limit) == expected
+    assert num_predictions(num_tokens + 3, num_tokens, prob, limit) == expected
 
 
 def test_positions_are_ascending_different_and_never_special(rules):

@@ -1,0 +1,124 @@
+"""The masks of a run: what the recipe says, otherwise what the data set says.
+
+Only training masks follow the recipe. Validation keeps the data set's own, so that runs with
+different masks stay comparable.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ds_bert.config import TrainingConfig
+from ds_bert.dataset.options import MaskOptions
+from ds_bert.dataset.store import InstanceTable
+from ds_bert.errors import ConfigurationError
+
+FIELDS = tuple(MaskOptions.__dataclass_fields__)  # the recipe's fields have the same names
+
+
+@dataclass(frozen=True)
+class MaskSchedule:
+    """Masks of each step; `masked_lm_prob` goes from one value to another in equal steps.
+
+    Attributes:
+        first: of the first step.
+        last_prob: masked_lm_prob of the last step.
+        max_steps: steps of the run.
+    """
+
+    first: MaskOptions
+    last_prob: float
+    max_steps: int
+
+    def at(self, step: int) -> MaskOptions:
+        """Masks of a step, 0 to max_steps - 1."""
+        start, end = self.first.masked_lm_prob, self.last_prob
+        if start == end:
+            return self.first
+        done = min(step / max(1, self.max_steps - 1), 1.0)
+        return replace(self.first, masked_lm_prob=start + (end - start) * done)
+
+    @property
+    def most(self) -> MaskOptions:
+        """Those of the step with the largest share."""
+        largest = max(self.first.masked_lm_prob, self.last_prob)
+        return replace(self.first, masked_lm_prob=largest)
+
+    def __str__(self) -> str:
+        first = self.first
+        change = f" to {self.last_prob:.1%}" if self.last_prob != first.masked_lm_prob else ""
+        kept = 1 - first.mask_replace_prob - first.random_replace_prob
+        return (
+            f"{first.masked_lm_prob:.1%}{change} of the tokens, at most "
+            f"{first.max_predictions_per_seq} a sequence, "
+            f"{'whole words' if first.do_whole_word_mask else 'single tokens'}; "
+            f"{first.mask_replace_prob:.0%} as [MASK], {first.random_replace_prob:.0%} random, "
+            f"{kept:.0%} as they are"
+        )
+
+
+def resolve_masks(config: TrainingConfig, table: InstanceTable) -> MaskSchedule:
+    """The masks of a run on a table.
+
+    Where the recipe changes the share alone, the data set's max_predictions_per_seq is scaled with
+    it; otherwise it would cut the new share off at the old one.
+
+    Raises:
+        ConfigurationError: a value has no meaning for this table, or contradicts its stored masks.
+    """
+    own = table.options.masks
+    given = {name: value for name in FIELDS if (value := getattr(config, name)) is not None}
+    end = config.masked_lm_prob_end
+    if table.masks is not None:
+        _refuse_contradiction(config, own, given)
+        return MaskSchedule(own, own.masked_lm_prob, config.max_steps)
+    first = replace(own, **given)
+    schedule = MaskSchedule(first, first.masked_lm_prob if end is None else end, config.max_steps)
+    if "max_predictions_per_seq" not in given:
+        scaled = own.max_predictions_per_seq * schedule.most.masked_lm_prob / own.masked_lm_prob
+        limit = min(max(1, round(scaled)), table.options.max_num_tokens)
+        schedule = replace(schedule, first=replace(first, max_predictions_per_seq=limit))
+    _check(schedule, table.options.max_num_tokens)
+    return schedule
+
+
+def changes(schedule: MaskSchedule, table: InstanceTable) -> dict[str, Any] | None:
+    """What a checkpoint says of a run's masks; None where they are the data set's own."""
+    own = table.options.masks
+    if schedule.first == own and schedule.last_prob == own.masked_lm_prob:
+        return None
+    return {**asdict(schedule.first), "masked_lm_prob_end": schedule.last_prob}
+
+
+def _refuse_contradiction(config: TrainingConfig, own: MaskOptions, given: dict[str, Any]) -> None:
+    if config.masked_lm_prob_end is not None:
+        given = {**given, "masked_lm_prob_end": config.masked_lm_prob_end}
+    stored = {**asdict(own), "masked_lm_prob_end": own.masked_lm_prob}
+    for name, value in given.items():
+        if value != stored[name]:
+            raise ConfigurationError(
+                f"{name} is {value}, but the masks of {config.train_data} are stored, made with "
+                f"{stored[name]}; remove {name}, or preprocess with --mode fast"
+            )
+
+
+def _check(schedule: MaskSchedule, max_num_tokens: int) -> None:
+    first = schedule.first
+    shares = first.mask_replace_prob, first.random_replace_prob
+    for name, found, holds, expected in (
+        ("masked_lm_prob", first.masked_lm_prob, 0 < first.masked_lm_prob < 1, "between 0 and 1"),
+        ("masked_lm_prob_end", schedule.last_prob, 0 < schedule.last_prob < 1, "between 0 and 1"),
+        (
+            "max_predictions_per_seq",
+            first.max_predictions_per_seq,
+            1 <= first.max_predictions_per_seq <= max_num_tokens,
+            f"from 1 to {max_num_tokens}",
+        ),
+        (
+            "mask_replace_prob and random_replace_prob",
+            shares,
+            min(shares) >= 0 and sum(shares) <= 1,
+            "shares of at least 0 with a sum of at most 1",
+        ),
+    ):
+        if not holds:
+            raise ConfigurationError(f"{name}: found {found}, expected {expected}")
