@@ -20,9 +20,17 @@ SECTION = "ds_bert"
 MICRO_BATCH = "train_micro_batch_size_per_gpu"  # DeepSpeed's key; the only one with a flag
 
 
-def option(default: Any, text: str, aliases: Iterable[str] = ()) -> Any:
-    """A dataclass field with its help text (HfArgumentParser turns it into a flag)."""
-    metadata: dict[str, Any] = {"help": text}
+def option(default: Any, text: str, aliases: Iterable[str] = (), **flag: Any) -> Any:
+    """A dataclass field that is also a flag of a command.
+
+    Args:
+        default: value of the field and of the flag.
+        text: the flag's help.
+        aliases: other spellings of the flag.
+        flag: what else argparse's `add_argument` is given, such as metavar or choices. The flags of
+            `TrainingConfig` are made by HfArgumentParser, others by `commands.parser.add_flags`.
+    """
+    metadata: dict[str, Any] = {"help": text, **flag}
     if aliases:
         metadata["aliases"] = list(aliases)
     return field(default=default, metadata=metadata)

@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import os
+from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ds_bert.config import option
 from ds_bert.dataset.format import FORMAT, VERSION
-from ds_bert.dataset.options import InstanceOptions
+from ds_bert.dataset.options import MODES, InstanceOptions
 from ds_bert.errors import ConfigurationError
 from ds_bert.text.blocks import BLOCK_BYTES
 from ds_bert.text.inputs import TEXT_COLUMN, find_inputs
@@ -17,61 +20,114 @@ from ds_bert.text.source import Input
 DUPE_FACTOR = {"fast": 5, "exact": 10}
 VALIDATION_FRACTION = {"fast": 0.01, "exact": 0.0}
 ERRORS = ("strict", "ignore", "replace")
+PREDICTIONS_PER_128 = 20
 TRAIN, VALIDATION = "train", "validation"
+FILES, INSTANCES, RUNNING = "files", "instances", "running"  # groups of flags
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessOptions:
-    """Options of scripts/preprocess.py; None stands for a default that depends on other options.
+    """Options of preprocessing; every field but the last is also a flag (`commands.preprocess`).
 
-    Attributes:
-        input_file: files, globs, folders, data sets, standard input, as for find_inputs.
-        output_dir: the data set for training.
-        validation_dir: the data set for validation; None: `validation` beside output_dir.
-        vocab_file: the vocabulary.
-        text_column: column to read, of tables and data sets.
-        sentence_splitter: language code, to split paragraphs into sentences; None: lines are
-            sentences.
-        do_lower_case: lower-case the text and strip its accents.
-        do_whole_word_mask: mask all pieces of a word or none.
-        max_seq_length: one length or several.
-        max_predictions_per_seq: as many; None: 20 for each 128 tokens.
-        masked_lm_prob: share of a sequence's tokens to mask.
-        short_seq_prob: share of the documents cut into shorter sequences.
-        dupe_factor: copies of the corpus with other pairs; None: 5 in fast, 10 in exact mode.
-            The validation part has one copy.
-        random_seed: any integer.
-        mode: "fast" or "exact".
-        validation_fraction: share of the documents; None: 0.01 in fast, 0 in exact mode.
-        num_workers: number of threads.
-        errors: "strict" refuses what is not UTF-8, "ignore" leaves such bytes out. "replace" does
-            the same, since the tokenizer drops the replacement character U+FFFD.
-        overwrite: replace a data set that exists, finished or not.
-        dry_run: stop after the estimate.
-        block_bytes: text handed to a worker at a time; of no effect on the result.
+    None stands for a default that depends on other options. `{default}` in a help text is the
+    default of the field.
+
+    Raises:
+        ConfigurationError: a value has no meaning or contradicts another.
     """
 
-    input_file: Sequence[str]
-    output_dir: str
-    vocab_file: str
-    text_column: str = TEXT_COLUMN
-    sentence_splitter: str | None = None
-    validation_dir: str | None = None
-    do_lower_case: bool = True
-    do_whole_word_mask: bool = False
-    max_seq_length: Sequence[int] = (128, 512)
-    max_predictions_per_seq: Sequence[int] | None = None
-    masked_lm_prob: float = 0.15
-    short_seq_prob: float = 0.1
-    dupe_factor: int | None = None
-    random_seed: int = 12345
-    mode: str = "fast"
-    validation_fraction: float | None = None
-    num_workers: int = 1
-    errors: str = "strict"
-    overwrite: bool = False
-    dry_run: bool = False
-    block_bytes: int = BLOCK_BYTES
+    input_file: Sequence[str] = option(
+        ("data/train.txt",),
+        "files (text, .jsonl, .csv, .parquet; also .gz, .xz, .bz2, .zst), globs, folders, "
+        "data sets of save_to_disk, hf:OWNER/NAME[:CONFIG[:SPLIT]] of the hub, - for standard "
+        "input; comma lists; default {default}",
+        group=FILES,
+        metavar="FILE",
+    )
+    text_column: str = option(
+        TEXT_COLUMN,
+        "column of the text in tables and data sets; default {default}",
+        group=FILES,
+        metavar="NAME",
+    )
+    sentence_splitter: str | None = option(
+        None,
+        "split paragraphs into sentences by the rules of this language (en, de, zh, ...); "
+        "default: each line is a sentence",
+        group=FILES,
+        metavar="LANGUAGE",
+    )
+    output_dir: str = option(
+        "data/train", "default {default}", aliases=["--output_file"], group=FILES
+    )
+    vocab_file: str = option("data/vocab.txt", "default {default}", group=FILES)
+    validation_dir: str | None = option(
+        None, f"default: '{VALIDATION}' beside the output folder", group=FILES
+    )
+    validation_fraction: float | None = option(
+        None,
+        f"share of the documents for validation; default {VALIDATION_FRACTION['fast']}, "
+        f"in exact mode {VALIDATION_FRACTION['exact']:g}",
+        group=FILES,
+        metavar="SHARE",
+    )
+    overwrite: bool = option(
+        False, "replace an existing data set, also an unfinished one of other options", group=FILES
+    )
+    mode: str = option(
+        "fast",
+        "exact: bit for bit as Google's create_pretraining_data.py; default {default}",
+        group=INSTANCES,
+        choices=MODES,
+    )
+    do_lower_case: bool = option(
+        True,
+        "lower-case the text and strip accents (default)",
+        group=INSTANCES,
+        action=BooleanOptionalAction,
+    )
+    do_whole_word_mask: bool = option(
+        False,
+        "mask all pieces of a word or none; default: single pieces",
+        group=INSTANCES,
+        action=BooleanOptionalAction,
+    )
+    max_seq_length: Sequence[int] = option(
+        (128, 512), "one length or several; default {default}", group=INSTANCES, metavar="N"
+    )
+    max_predictions_per_seq: Sequence[int] | None = option(
+        None,
+        f"as many; default {PREDICTIONS_PER_128} for each 128 tokens",
+        group=INSTANCES,
+        metavar="N",
+    )
+    masked_lm_prob: float = option(
+        0.15, "share of tokens to mask; default {default}", group=INSTANCES
+    )
+    short_seq_prob: float = option(
+        0.1, "share of documents cut into shorter sequences; default {default}", group=INSTANCES
+    )
+    dupe_factor: int | None = option(  # of the training part; validation has one copy
+        None,
+        f"copies of the text with other pairs; default {DUPE_FACTOR['fast']}, "
+        f"in exact mode {DUPE_FACTOR['exact']}",
+        group=INSTANCES,
+    )
+    random_seed: int = option(12345, "default {default}", group=INSTANCES)
+    num_workers: int = option(
+        len(os.sched_getaffinity(0)), "threads; default: all cores", group=RUNNING
+    )
+    # "replace" is "ignore": the tokenizer drops the replacement character U+FFFD.
+    errors: str = option(
+        "strict",
+        "bytes that are not UTF-8: refuse ({default}, default) or leave out",
+        group=RUNNING,
+        choices=ERRORS,
+    )
+    dry_run: bool = option(
+        False, "only print how much time, disk and memory it will take", group=RUNNING
+    )
+    block_bytes: int = BLOCK_BYTES  # text handed to a worker at a time; no effect on the result
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
@@ -133,7 +189,9 @@ class PreprocessOptions:
                 predictions as lengths.
         """
         lengths = self.max_seq_length
-        predictions = self.max_predictions_per_seq or [round(20 * n / 128) for n in lengths]
+        predictions = self.max_predictions_per_seq or [
+            round(PREDICTIONS_PER_128 * n / 128) for n in lengths
+        ]
         if len(predictions) != len(lengths):
             raise ConfigurationError(
                 f"--max_predictions_per_seq {_joined(predictions)}: expected as many values as "

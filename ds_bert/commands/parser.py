@@ -1,0 +1,93 @@
+"""What the parsers of the commands share: the description, flags from the fields of a dataclass."""
+
+import dataclasses
+import re
+import typing
+from argparse import (
+    SUPPRESS,
+    Action,
+    ArgumentParser,
+    BooleanOptionalAction,
+    Namespace,
+    RawDescriptionHelpFormatter,
+)
+from collections.abc import Sequence
+from itertools import chain
+from types import NoneType, UnionType
+from typing import Any
+
+SCRIPT = re.compile(r"python \S+\.py")  # how the docstrings of commands call them
+
+
+def new_parser(doc: str | None, prog: str | None) -> ArgumentParser:
+    """An empty parser.
+
+    Args:
+        doc: the command's docstring, whose examples call its script.
+        prog: how the user called it, if not by its script: such as "ds-bert preprocess".
+    """
+    doc = SCRIPT.sub(prog, doc or "") if prog else doc
+    return ArgumentParser(prog, description=doc, formatter_class=RawDescriptionHelpFormatter)
+
+
+def add_flags(parser: ArgumentParser, options: type) -> None:
+    """Add a flag for each field of a dataclass that `config.option` declared, in their order.
+
+    HfArgumentParser does this for TrainingConfig, but importing it takes a second. A flag that is
+    not given is absent from the result of `parse_args`: its default is the dataclass's own.
+
+    Args:
+        parser: gets the flags, in groups by the title `group` of the fields.
+        options: the dataclass. `{default}` in a help text is the field's default.
+    """
+    groups: dict[str, Any] = {}
+    for item in dataclasses.fields(options):
+        if "help" in item.metadata:
+            title = item.metadata["group"]
+            if title not in groups:
+                groups[title] = parser.add_argument_group(title)
+            _add_flag(groups[title], item, typing.get_type_hints(options)[item.name])
+
+
+def _add_flag(group: Any, item: "dataclasses.Field[Any]", annotation: Any) -> None:
+    default = item.default
+    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+    flag = {"default": SUPPRESS, **_by_type(annotation, default), **item.metadata}
+    flag["help"] = flag["help"].format(default=shown)
+    del flag["group"]
+    group.add_argument(f"--{item.name}", *flag.pop("aliases", ()), **flag)
+    if flag.get("action") is BooleanOptionalAction:
+        add_negation(group, item.name)
+
+
+def _by_type(annotation: Any, default: Any) -> dict[str, Any]:
+    """What `add_argument` is told because of a field's type."""
+    if isinstance(annotation, UnionType):  # `int | None`
+        annotation = next(kind for kind in typing.get_args(annotation) if kind is not NoneType)
+    if annotation is bool:
+        return {"action": "store_true", "default": default}
+    if typing.get_origin(annotation) is not Sequence:
+        return {"type": annotation}
+    is_number = typing.get_args(annotation) == (int,)
+    return {"nargs": "+"} | ({"type": numbers, "action": _Joined} if is_number else {})
+
+
+def add_negation(group: Any, name: str) -> None:
+    """Also take --no_NAME, as HfArgumentParser does; BooleanOptionalAction makes --no-NAME."""
+    group.add_argument(
+        f"--no_{name}", dest=name, action="store_false", default=SUPPRESS, help=SUPPRESS
+    )
+
+
+def numbers(text: str) -> list[int]:
+    """Integers of a comma list."""
+    return [int(number) for number in text.split(",") if number]
+
+
+class _Joined(Action):
+    """Several comma lists as one list."""
+
+    def __call__(
+        self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        setattr(namespace, self.dest, list(chain(*values)))
