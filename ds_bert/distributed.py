@@ -71,10 +71,11 @@ def setup() -> torch.device:
 
 def _quiet() -> None:
     """Keep what other packages tell about their inner workings out of the run's log."""
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     disable_progress_bar()
+    set_verbosity_error()  # among others of heads that an objective does not use
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
 
 

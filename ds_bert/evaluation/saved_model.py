@@ -44,19 +44,24 @@ def evaluate_path(
     store = TokenStore.open(data or settings.get("validation_data") or "data/validation")
     length = max_seq_length or settings.get("max_seq_length") or max(store.sequence_lengths)
     table = store.instances(length)
-    model = _load(checkpoints.find_model(path)[0], table, only_mlm).to(device)
+    objective = MLM if only_mlm else _objective(settings.get("objective"), table)
+    model = _load(checkpoints.find_model(path)[0], table, OBJECTIVES[objective]).to(device)
     model.prepare(device, model.dtype)
     metrics = evaluate(model, table, device, batch_size, max_sequences, progress=True)
     return {"checkpoint": path, "data": str(store.folder), "max_seq_length": length, **metrics}
 
 
-def _load(folder: str, table: InstanceTable, only_mlm: bool) -> UnpaddedBert:
-    """The model with the heads that the data ask for."""
+def _objective(trained: str | None, table: InstanceTable) -> str:
+    """What to evaluate: that of the run if the data are made for it, otherwise that of the data."""
+    own = table.options.objective
+    return trained if trained and OBJECTIVES[trained].instances == own else own
+
+
+def _load(folder: str, table: InstanceTable, model_class: type[UnpaddedBert]) -> UnpaddedBert:
     vocabulary = table.store.vocabulary
     pretrained.read_model_config(folder, vocabulary, table.max_seq_length)
     pretrained.check_vocabulary(folder, vocabulary)
-    objective = MLM if only_mlm else table.options.objective
-    model, missing_heads = pretrained.load_model(folder, OBJECTIVES[objective])
+    model, missing_heads = pretrained.load_model(folder, model_class)
     if "cls.predictions" in missing_heads:
         raise CheckpointError(f"{folder} has no masked-LM head; nothing to evaluate")
     if missing_heads:

@@ -42,12 +42,14 @@ class UnpaddedBert(BertPreTrainedModel):
     Parameters, their names and their initialisation are those of the stock class.
 
     Attributes:
-        objective: its name in recipes and data sets.
+        objective: its name in recipes.
+        instances: the objective of preprocessing that makes its data.
         stock: the class of transformers that it is trained and exported as.
         losses: for each loss the count that its sum is divided by, see `Batch.counts`.
     """
 
     objective: ClassVar[str]
+    instances: ClassVar[str]
     stock: ClassVar[type[BertPreTrainedModel]]
     losses: ClassVar[dict[str, str]]
     bert: Any
@@ -95,7 +97,7 @@ class UnpaddedBert(BertPreTrainedModel):
 class BertForUnpaddedPreTraining(UnpaddedBert, BertForPreTraining):
     """Masked-LM and next-sentence prediction, as BERT was trained."""
 
-    objective = MLM_NSP
+    objective = instances = MLM_NSP
     stock = BertForPreTraining
     losses: ClassVar[dict[str, str]] = {"mlm": MASKED_TOKENS, "nsp": SEQUENCES}
 
@@ -125,7 +127,7 @@ class BertForUnpaddedPreTraining(UnpaddedBert, BertForPreTraining):
 class BertForUnpaddedMaskedLM(UnpaddedBert, BertForMaskedLM):
     """Masked-LM alone, without a pooler; Liu et al. 2019, "RoBERTa"."""
 
-    objective = MLM
+    objective = instances = MLM
     stock = BertForMaskedLM
     losses: ClassVar[dict[str, str]] = {"mlm": MASKED_TOKENS}
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ds_bert.dataset.format import SENTENCE_END_DTYPE, document_ranges
+from ds_bert.dataset.options import MLM, MLM_NSP
 from ds_bert.dataset.writer import DocumentRun, StoreWriter, selected_run
 from ds_bert.errors import DataError
 from ds_bert.preprocessing.options import TRAIN, VALIDATION, PreprocessOptions
@@ -16,7 +17,8 @@ from ds_bert.text.blocks import Block, Position, invalid_utf8, read_blocks
 from ds_bert.text.source import Input
 from ds_bert.tokenizer.wordpiece import EncodedText, WordPieceTokenizer
 
-MIN_DOCUMENTS = 2  # the random next sentence comes from another document
+# Of each part; a random next sentence comes from another document.
+MIN_DOCUMENTS = {MLM_NSP: 2, MLM: 1}
 MAX_UNKNOWN = 0.5  # of the words; more is a vocabulary of another language
 STATISTICS = ("words", "unknown_words", "invalid_bytes")
 
@@ -104,11 +106,12 @@ def _selected(
 
     Hashes of all documents are in memory, 8 bytes each (16 while their order is looked for).
     """
-    wanted = max(MIN_DOCUMENTS, round(options.fraction * num_documents))
-    if num_documents - wanted < MIN_DOCUMENTS:
+    needed = MIN_DOCUMENTS[options.objective]
+    wanted = max(needed, round(options.fraction * num_documents))
+    if num_documents - wanted < needed:
         raise DataError(
             f"{num_documents} documents cannot be divided into training and validation data, each "
-            f"needs {MIN_DOCUMENTS}; give more text with blank lines between documents, or use "
+            f"needs {needed}; give more text with blank lines between documents, or use "
             "--validation_fraction 0"
         )
     documents = whole.documents()
@@ -128,10 +131,11 @@ def _check_documents(options: PreprocessOptions, counts: dict[str, int]) -> None
             f"no text in {', '.join(options.input_file)}; expected one sentence on each line and a "
             "blank line between documents"
         )
-    if options.mode == "fast" and counts["documents"] < MIN_DOCUMENTS:
+    if options.mode == "fast" and counts["documents"] < MIN_DOCUMENTS[options.objective]:
         raise DataError(
             "the input is a single document, so there is no other one to take a random next "
-            "sentence from; put blank lines between documents, or use --mode exact to go on"
+            "sentence from; put blank lines between documents, or use --mode exact or --objective "
+            f"{MLM} to go on"
         )
     unknown = counts["unknown_words"] / max(1, counts["words"])
     if options.mode == "fast" and unknown > MAX_UNKNOWN:

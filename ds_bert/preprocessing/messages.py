@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+from ds_bert.dataset.options import MLM_NSP, InstanceOptions
 from ds_bert.preprocessing.job import Result
 from ds_bert.preprocessing.options import TRAIN, VALIDATION, PreprocessOptions
 from ds_bert.reports.corpus import PAGE
@@ -21,12 +22,13 @@ def warnings(options: PreprocessOptions, result: Result) -> Iterator[str]:
     documents, sentences = (
         sum(m["counts"][key] for m in metas) for key in ("documents", "sentences")
     )
-    if documents == 1:
+    has_pairs = options.objective == MLM_NSP
+    if documents == 1 and has_pairs:
         yield (
             "no blank line in the input, so it is a single document: every next sentence is from "
             "itself, also those called random; put blank lines between documents"
         )
-    elif sentences > _LONG_DOCUMENT * documents:
+    elif sentences > _LONG_DOCUMENT * documents and has_pairs:
         yield (
             f"{sentences:,} sentences in only {documents:,} documents; "
             "put a blank line after each document, next-sentence prediction lives on that"
@@ -48,12 +50,12 @@ def warnings(options: PreprocessOptions, result: Result) -> Iterator[str]:
                 "sentence on each line, and blank lines only between documents"
             )
     if report := result.data_sets[TRAIN].meta.get("report"):  # absent from older data sets
-        yield from _corpus_warnings(report)
+        yield from _corpus_warnings(report, has_pairs)
 
 
-def _corpus_warnings(report: dict[str, Any]) -> Iterator[str]:
+def _corpus_warnings(report: dict[str, Any], has_pairs: bool) -> Iterator[str]:
     single = report["one_sentence_documents"] / report["documents"]
-    if single > _MANY_SINGLE:
+    if single > _MANY_SINGLE and has_pairs:
         yield (
             f"{single:.0%} of the documents are one sentence, which no true next sentence follows; "
             "put blank lines only between documents"
@@ -105,11 +107,11 @@ def last_screen(result: Result) -> str:
         )
         lines.append("  " + ", ".join(f"{number:,} {name}" for name, number in counts.items()))
         for length, facts in data_set.meta["lengths"].items():
-            share = facts["num_random_next"] / facts["num_instances"]
-            lines.append(
-                f"  length {length}: {facts['num_instances']:,} instances, "
-                f"random next sentence in {share:.1%}"
-            )
+            line = f"  length {length}: {facts['num_instances']:,} instances"
+            if _objective(facts) == MLM_NSP:
+                share = facts["num_random_next"] / facts["num_instances"]
+                line += f", random next sentence in {share:.1%}"
+            lines.append(line)
     statistics = result.data_sets[TRAIN].meta["statistics"]
     unknown = statistics["unknown_words"] / max(1, statistics["words"])
     lines.append(f"{statistics['words']:,} words, {unknown:.2%} of them unknown")
@@ -126,8 +128,15 @@ def last_screen(result: Result) -> str:
 
 def _next_command(result: Result) -> str:
     folders = {part: str(data_set.folder) for part, data_set in result.data_sets.items()}
+    objective = _objective(next(iter(result.data_sets[TRAIN].meta["lengths"].values())))
     return (
         "deepspeed ds_bert/train.py --ds_config ds_configs/seq128.json "
         f"--train_data {shlex.quote(folders[TRAIN])} "
         f"--validation_data {shlex.quote(folders.get(VALIDATION, ''))}"
+        + (f" --objective {objective}" if objective != MLM_NSP else "")
     )
+
+
+def _objective(facts: dict[str, Any]) -> str:
+    """Objective of the instances that an entry of `lengths` in meta.json is about."""
+    return InstanceOptions(**facts["options"]).objective

@@ -11,13 +11,15 @@ from typing import Any
 
 from ds_bert.config import option
 from ds_bert.dataset.format import FORMAT, VERSION
-from ds_bert.dataset.options import MODES, InstanceOptions
+from ds_bert.dataset.options import MLM, MLM_NSP, MODES, OBJECTIVES, InstanceOptions
 from ds_bert.errors import ConfigurationError
 from ds_bert.text.blocks import BLOCK_BYTES
 from ds_bert.text.inputs import TEXT_COLUMN, find_inputs
 from ds_bert.text.source import Input
 
 DUPE_FACTOR = {"fast": 5, "exact": 10}
+MLM_DUPE_FACTOR = 1  # copies would differ in nothing but which documents are cut shorter
+SHORT_SEQ_PROB = {MLM_NSP: 0.1, MLM: 0.0}
 VALIDATION_FRACTION = {"fast": 0.01, "exact": 0.0}
 ERRORS = ("strict", "ignore", "replace")
 PREDICTIONS_PER_128 = 20
@@ -74,6 +76,13 @@ class PreprocessOptions:
     overwrite: bool = option(
         False, "replace an existing data set, also an unfinished one of other options", group=FILES
     )
+    objective: str = option(
+        MLM_NSP,
+        f"what a model will be trained for; {MLM_NSP}: pairs of segments, {MLM} (masked-LM alone): "
+        "whole sentences of one document; default {default}",
+        group=INSTANCES,
+        choices=OBJECTIVES,
+    )
     mode: str = option(
         "fast",
         "exact: bit for bit as Google's create_pretraining_data.py; default {default}",
@@ -104,13 +113,16 @@ class PreprocessOptions:
     masked_lm_prob: float = option(
         0.15, "share of tokens to mask; default {default}", group=INSTANCES
     )
-    short_seq_prob: float = option(
-        0.1, "share of documents cut into shorter sequences; default {default}", group=INSTANCES
+    short_seq_prob: float | None = option(
+        None,
+        f"share of documents cut into shorter sequences; default {SHORT_SEQ_PROB[MLM_NSP]}, "
+        f"with --objective {MLM} {SHORT_SEQ_PROB[MLM]:g}",
+        group=INSTANCES,
     )
     dupe_factor: int | None = option(  # of the training part; validation has one copy
         None,
         f"copies of the text with other pairs; default {DUPE_FACTOR['fast']}, "
-        f"in exact mode {DUPE_FACTOR['exact']}",
+        f"in exact mode {DUPE_FACTOR['exact']}, with --objective {MLM} {MLM_DUPE_FACTOR}",
         group=INSTANCES,
     )
     random_seed: int = option(12345, "default {default}", group=INSTANCES)
@@ -199,18 +211,23 @@ class PreprocessOptions:
             )
         dupe_factor = self.dupe_factor
         if dupe_factor is None:
-            dupe_factor = DUPE_FACTOR.get(self.mode, 1)
+            is_mlm = self.objective == MLM
+            dupe_factor = MLM_DUPE_FACTOR if is_mlm else DUPE_FACTOR.get(self.mode, 1)
+        short_seq_prob = self.short_seq_prob
+        if short_seq_prob is None:
+            short_seq_prob = SHORT_SEQ_PROB.get(self.objective, 0.0)
         return [
             InstanceOptions(
                 max_seq_length=length,
                 max_predictions_per_seq=max_predictions,
                 masked_lm_prob=self.masked_lm_prob,
-                short_seq_prob=self.short_seq_prob,
+                short_seq_prob=short_seq_prob,
                 dupe_factor=dupe_factor if part == TRAIN else 1,
                 random_seed=self.random_seed,
                 do_whole_word_mask=self.do_whole_word_mask,
                 do_lower_case=self.do_lower_case,
                 mode=self.mode,
+                objective=self.objective,
             )
             for length, max_predictions in sorted(zip(lengths, predictions, strict=True))
         ]

@@ -35,7 +35,7 @@ class MaskSchedule:
         if start == end:
             return self.first
         done = min(step / max(1, self.max_steps - 1), 1.0)
-        return replace(self.first, masked_lm_prob=start + (end - start) * done)
+        return replace(self.first, masked_lm_prob=start * (1 - done) + end * done)
 
     @property
     def most(self) -> MaskOptions:

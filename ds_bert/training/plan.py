@@ -164,13 +164,14 @@ def _check_objective(config: TrainingConfig, table: InstanceTable) -> None:
         raise ConfigurationError(
             f"objective: found {config.objective!r}, expected one of {', '.join(OBJECTIVES)}"
         )
-    if table.options.objective != config.objective:
-        store = table.store
+    found, expected = table.options.objective, OBJECTIVES[config.objective].instances
+    if found != expected:
+        folder = table.store.folder
         raise ConfigurationError(
-            f"objective is {config.objective}, but {store.folder} is made for "
-            f"{table.options.objective}; make other data: python scripts/preprocess.py --objective "
-            f"{config.objective} --output_dir {store.folder.with_name(config.objective)}, or set "
-            f"objective to {table.options.objective}"
+            f"objective {config.objective} needs instances of {expected}, {folder} has those of "
+            f"{found}; set objective to {found}, or make them of the same text: python "
+            f"scripts/preprocess.py --objective {expected} --max_seq_length "
+            f"{config.max_seq_length} --output_dir {folder}_{expected.replace('+', '_')}"
         )
 
 

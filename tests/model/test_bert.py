@@ -7,10 +7,10 @@ import pytest
 import torch
 from data_util import make_store
 from training_util import padded
-from transformers import BertConfig, BertForPreTraining
+from transformers import BertConfig, BertForMaskedLM, BertForPreTraining
 
 from ds_bert.model.batch import make_batch
-from ds_bert.model.bert import BertForUnpaddedPreTraining
+from ds_bert.model.bert import BertForUnpaddedMaskedLM, BertForUnpaddedPreTraining
 from ds_bert.model.encoder import Encoder
 
 CONFIG = {
@@ -112,3 +112,21 @@ def test_dropout_is_on_in_training(models, batch):
 def test_parameter_names_are_those_of_transformers(models):
     ours, stock = models
     assert list(ours.state_dict()) == list(stock.state_dict())
+
+
+def test_masked_lm_alone_equals_that_of_transformers(batch):
+    """One segment or two: what differs is the model, not what it may be shown."""
+    torch.manual_seed(0)
+    ours = BertForUnpaddedMaskedLM(BertConfig(vocab_size=1500, **CONFIG)).eval()
+    stock = BertForMaskedLM(BertConfig(vocab_size=1500, **CONFIG)).eval()
+    stock.load_state_dict(ours.state_dict())
+    sums = ours(batch)
+    assert sums.keys() == ours.losses.keys() == {"mlm"}
+    loss = sums["mlm"].loss / len(batch.masked_lm_labels)
+    inputs = {name: x for name, x in padded(batch).items() if name != "next_sentence_label"}
+    expected = stock(**inputs).loss
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    loss.backward()
+    expected.backward()
+    for (name, found), wanted in zip(ours.named_parameters(), stock.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-4, atol=1e-7, msg=name)
