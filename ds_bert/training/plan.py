@@ -10,6 +10,7 @@ from transformers import BertConfig, BertForPreTraining
 
 from ds_bert import distributed
 from ds_bert.checkpoint import folder as checkpoints
+from ds_bert.checkpoint.facts import check_moments, check_resume
 from ds_bert.checkpoint.folder import Checkpoint
 from ds_bert.config import MICRO_BATCH, TrainingConfig
 from ds_bert.dataset.store import InstanceTable, TokenStore
@@ -79,7 +80,7 @@ class Plan:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint is compared with before it is resumed."""
+        """What goes into a checkpoint, to be compared with (`ds_bert.checkpoint.facts`)."""
         store = self.train_table.store
         return {
             "model": {name: getattr(self.model_config, name) for name in pretrained.SHAPE_FIELDS},
@@ -130,7 +131,10 @@ def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
             raise ConfigurationError("fp8 and torch_autocast are both enabled; enable one of them")
         sizes = (model_config.hidden_size, model_config.intermediate_size)
         check_fp8(distributed.local_device(), dtype, sizes)
-    _check_facts(plan)
+    if plan.resume_from is not None:
+        check_resume(plan.facts, plan.resume_from)
+    if plan.moments_from is not None:
+        check_moments(plan.facts, plan.moments_from)
     _check_disk(plan)
     return plan
 
@@ -184,31 +188,6 @@ def _find_moments(config: TrainingConfig, source: Checkpoint | None) -> Checkpoi
     if not config.carry_moments:
         return None
     return source or checkpoints.open_checkpoint(str(config.init_from))
-
-
-def _check_facts(plan: Plan) -> None:
-    """Refuse a checkpoint that the engine of this plan could not, or should not, go on from."""
-    if plan.resume_from is not None:
-        cure = "choose another output_dir, and --init_from to start from its weights"
-        _compare_facts(plan, plan.resume_from, list(plan.facts), cure)
-    if plan.moments_from is not None:
-        cure = "use the same, or leave carry_moments out to take the weights only"
-        names = ["optimizer", "precision", "zero_stage", "world_size"]
-        _compare_facts(plan, plan.moments_from, names, cure)
-
-
-def _compare_facts(plan: Plan, found: Checkpoint, names: list[str], cure: str) -> None:
-    other = BertConfig(**found.facts["model"])
-    pretrained.check_same_shape(plan.model_config, other, str(found.folder))
-    differ = [
-        f"{name} {found.facts.get(name)} instead of {plan.facts[name]}"
-        for name in names
-        if name != "model" and found.facts.get(name) != plan.facts[name]
-    ]
-    if differ:
-        raise CheckpointError(
-            f"{found.folder} was written with other settings: {', '.join(differ)}; {cure}"
-        )
 
 
 def _check_disk(plan: Plan) -> None:
