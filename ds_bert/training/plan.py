@@ -18,7 +18,8 @@ from ds_bert.errors import CheckpointError, ConfigurationError, DataError
 from ds_bert.model import pretrained
 from ds_bert.model.bert import BertForUnpaddedPreTraining
 from ds_bert.model.fp8 import check_fp8
-from ds_bert.optim.optimizers import check_optimizer
+from ds_bert.optim.entry import OptimizerEntry
+from ds_bert.optim.optimizers import OPTIMIZERS, check_optimizer
 from ds_bert.training.deepspeed_config import (
     AUTO,
     BatchPlan,
@@ -56,6 +57,11 @@ class Plan:
     def micro_batch_is_open(self) -> bool:
         """Whether the micro-batch is still to be found (`ds_bert.training.micro_batch.settle`)."""
         return self.recipe[MICRO_BATCH] == AUTO
+
+    @property
+    def optimizer_entry(self) -> OptimizerEntry:
+        """What is known about the optimizer's type."""
+        return OPTIMIZERS[self.optimizer["type"]]
 
     def with_micro_batch(self, size: int) -> "Plan":
         """The plan for micro-batches of `size` sequences."""
@@ -203,6 +209,9 @@ def _check_disk(plan: Plan) -> None:
 
 
 def checkpoint_bytes(plan: Plan) -> int:
-    """About how large a checkpoint gets: masters, two moments, working copy, exported model."""
+    """About how large a checkpoint gets.
+
+    Per parameter: fp32 master weight (4), the optimizer's state, working copy, exported model (4).
+    """
     working = 4 if precision(plan.engine_config) == "fp32" else 2
-    return plan.num_parameters * (3 * 4 + working + 4)
+    return plan.num_parameters * (4 + plan.optimizer_entry.state_bytes + working + 4)
