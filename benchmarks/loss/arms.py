@@ -14,8 +14,7 @@ from transformers import BertConfig, BertForPreTraining
 
 from ds_bert.model.batch import Batch
 from ds_bert.model.bert import BertForUnpaddedPreTraining
-from ds_bert.optim.lamb import Lamb
-from ds_bert.optim.optimizers import parameter_groups
+from ds_bert.optim.optimizers import build_optimizer
 from ds_bert.tokenizer.vocabulary import Vocabulary
 
 SIZES = {
@@ -25,7 +24,9 @@ SIZES = {
     "intermediate_size": 256,
     "max_position_embeddings": 64,
 }
-BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.98), 0.01, 1.0
+CLIP = 1.0
+# The learning rate is set at every step.
+LAMB = {"type": "Lamb", "params": {"lr": 1.0, "betas": (0.9, 0.98), "weight_decay": 0.01}}
 FP32, BF16 = torch.float32, torch.bfloat16
 
 
@@ -143,7 +144,7 @@ class MasterWeights:
     def __init__(self, models: Models, plain: bool):
         self.masters = list(models.masters.parameters())
         self.copies = list(models.working.parameters())
-        self.optimizer = Lamb(parameter_groups(models.masters, WEIGHT_DECAY), lr=0.0, betas=BETAS)
+        self.optimizer = build_optimizer(models.masters, LAMB)
         # On CUDA, Lamb would take the Triton kernel.
         twin = mock.patch("ds_bert.optim.lamb.implementation", lambda *_: reference)
         self.kernels = twin if plain else nullcontext()

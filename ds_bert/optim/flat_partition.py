@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 _ALIGNMENT = 2  # the concatenation is padded to a multiple of this times the number of ranks
@@ -49,6 +50,36 @@ def cut_into_pieces(sizes: Sequence[int], partition_size: int, rank: int) -> lis
         if first < last:
             pieces.append(Piece(tensor, first - begin, last - first, first - position))
         position += size
+    return pieces
+
+
+def find_pieces(
+    tensors: Sequence[Tensor],
+    held: Sequence[Tensor],
+    process_group: dist.ProcessGroup | None = None,
+) -> list[Piece]:
+    """Find the model's tensors in the partition that DeepSpeed put in their place, and verify it.
+
+    Args:
+        tensors: the model's tensors of the only group, in order.
+        held: what the optimizer holds instead of them, before any step or load.
+        process_group: the data-parallel ranks; None for all ranks. Every rank must call.
+
+    Returns:
+        this rank's pieces.
+
+    Raises:
+        RuntimeError: on every rank, if on any rank the partition is not laid out as expected.
+    """
+    distributed = dist.is_initialized()
+    rank = dist.get_rank(process_group) if distributed else 0
+    world_size = dist.get_world_size(process_group) if distributed else 1
+    pieces = cut_into_pieces([tensor.numel() for tensor in tensors], held[0].numel(), rank)
+    if len(held) == 1:
+        problem = layout_problem(tensors, held[0], pieces, world_size)
+    else:
+        problem = f"found {len(held)} tensors, expected one flat partition"
+    _refuse_together(problem, held[0].device, process_group)
     return pieces
 
 
@@ -98,3 +129,19 @@ def _value_problem(
         if not torch.equal(found, wanted.to(found.dtype)):
             return f"the values of tensor {piece.tensor} differ"
     return None
+
+
+def _refuse_together(
+    problem: str | None, device: torch.device, process_group: dist.ProcessGroup | None
+) -> None:
+    """Raise on every rank if one rank has a problem, so that no rank waits for another."""
+    failed = torch.tensor(int(problem is not None), device=device)
+    if dist.is_initialized():
+        dist.all_reduce(failed, group=process_group)
+    if failed.item():
+        raise RuntimeError(
+            "the flat partition that DeepSpeed handed to the optimizer is not laid out as expected "
+            f"({problem or 'on another rank'}); call bind() right after deepspeed.initialize and "
+            "before loading a checkpoint, leave round_robin_gradients and parameter_alignment off, "
+            "and use a supported DeepSpeed version"
+        )

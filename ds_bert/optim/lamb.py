@@ -15,7 +15,9 @@ from ds_bert_kernels.dispatch import implementation
 from ds_bert_kernels.reference import Segment
 from torch import Tensor
 
-from ds_bert.optim.flat_partition import cut_into_pieces, layout_problem
+from ds_bert.errors import ConfigurationError
+from ds_bert.optim import entry
+from ds_bert.optim.flat_partition import find_pieces
 
 _Groups = Iterable[Tensor] | Iterable[dict[str, Any]]
 
@@ -36,16 +38,16 @@ class Lamb(torch.optim.Optimizer):
         params: _Groups,
         *,
         lr: float,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-6,
-        weight_decay: float = 0.01,
-        bias_correction: bool = True,
-        min_trust_ratio: float | None = None,
-        max_trust_ratio: float | None = None,
-        adapt_without_decay: bool = True,
-        pre_normalize_gradients: bool = False,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+        bias_correction: bool,
+        min_trust_ratio: float | None,
+        max_trust_ratio: float | None,
+        adapt_without_decay: bool,
+        pre_normalize_gradients: bool,
     ):
-        """Take the model's tensors.
+        """Take the model's tensors; the defaults of options are those of `LAMB`.
 
         Args:
             params: tensors, or groups {"params": tensors, "weight_decay": float}; frozen and empty
@@ -96,25 +98,13 @@ class Lamb(torch.optim.Optimizer):
             RuntimeError: on every rank, if on any rank the partition is not laid out as expected.
         """
         if not self._holds_own_tensors():
-            self._bind_partition(process_group)
+            pieces = find_pieces(self._tensors, self._held(), process_group)
+            self._segments = [
+                [Segment(p.start, p.length, p.tensor, *self._options[p.tensor]) for p in pieces]
+            ]
+            self._bound, self._process_group = True, process_group
         for tensor in self._held():
             self._state_of(tensor)
-
-    def _bind_partition(self, process_group: dist.ProcessGroup | None) -> None:
-        distributed = dist.is_initialized()
-        rank = dist.get_rank(process_group) if distributed else 0
-        world_size = dist.get_world_size(process_group) if distributed else 1
-        flat = self._held()[0]
-        pieces = cut_into_pieces([tensor.numel() for tensor in self._tensors], flat.numel(), rank)
-        if len(self._held()) == 1:
-            problem = layout_problem(self._tensors, flat, pieces, world_size)
-        else:
-            problem = f"found {len(self._held())} tensors, expected one flat partition"
-        _refuse_together(problem, flat.device, process_group)
-        self._segments = [
-            [Segment(p.start, p.length, p.tensor, *self._options[p.tensor]) for p in pieces]
-        ]
-        self._bound, self._process_group = True, process_group
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -233,17 +223,30 @@ def _bias_corrections(group: dict[str, Any], step: float) -> tuple[float, float]
     return 1 - beta1**step, 1 - beta2**step
 
 
-def _refuse_together(
-    problem: str | None, device: torch.device, process_group: dist.ProcessGroup | None
-) -> None:
-    """Raise on every rank if one rank has a problem, so that no rank waits for another."""
-    failed = torch.tensor(int(problem is not None), device=device)
-    if dist.is_initialized():
-        dist.all_reduce(failed, group=process_group)
-    if failed.item():
-        raise RuntimeError(
-            "the flat partition that DeepSpeed handed to Lamb is not laid out as expected "
-            f"({problem or 'on another rank'}); call bind() right after deepspeed.initialize and "
-            "before loading a checkpoint, leave round_robin_gradients and parameter_alignment off, "
-            "and use a supported DeepSpeed version"
-        )
+def _check_limits(options: dict[str, Any]) -> None:
+    low, high = options["min_trust_ratio"], options["max_trust_ratio"]
+    if low is not None and high is not None and low > high:
+        raise ConfigurationError(f"min_trust_ratio {low} is above max_trust_ratio {high}")
+
+
+_LIMIT = entry.Option(
+    lambda value: value is None or entry.is_positive(value), "a number above 0, or null"
+)
+
+LAMB = entry.OptimizerEntry(
+    build=Lamb,
+    options={
+        "lr": entry.LEARNING_RATE,
+        "betas": entry.BETAS,
+        "eps": entry.EPS,
+        "weight_decay": entry.WEIGHT_DECAY,
+        "bias_correction": entry.flag(True),
+        "min_trust_ratio": _LIMIT,
+        "max_trust_ratio": _LIMIT,
+        "adapt_without_decay": entry.flag(True),
+        "pre_normalize_gradients": entry.flag(False),
+    },
+    state_bytes=8,  # two moments in fp32
+    check=_check_limits,
+    bind=Lamb.bind,
+)

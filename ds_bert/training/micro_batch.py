@@ -184,6 +184,7 @@ def _facts(plan: Plan, device: torch.device) -> dict[str, Any]:
         "dropout": [model.hidden_dropout_prob, model.attention_probs_dropout_prob],
         "compile_layers": plan.config.compile_layers,
         "fp8": plan.config.fp8,
+        "optimizer_state_bytes": plan.optimizer_entry.state_bytes,
         "device": device_facts(device),
         "versions": {name: version(name) for name in ("torch", "ds_bert")},
     }

@@ -107,16 +107,17 @@ def engine_bytes(plan: Plan, device: torch.device) -> int:
     """What engine and optimizer hold on a rank besides weights, gradients and activations.
 
     For P parameters: of each rank's ZeRO partition, P / ranks, fp32 master weights (4 bytes),
-    two moments (8) and the step's gradient (4); a sum of 4 P where 16-bit gradients are added up
-    in fp32; and the buckets that gradients are reduced in, which DeepSpeed's bf16 optimizer with
-    fp32 sums does without. Stage 0 has the moments alone.
+    the optimizer's state and the step's gradient (4); a sum of 4 P where 16-bit gradients are
+    added up in fp32; and the buckets that gradients are reduced in, which DeepSpeed's bf16
+    optimizer with fp32 sums does without. Stage 0 has the optimizer's state alone.
     """
     config, parameters = plan.engine_config, plan.num_parameters
     zero, kind = config["zero_optimization"], precision(config)
+    state = plan.optimizer_entry.state_bytes
     if zero_stage(config) == 0:
-        return 8 * parameters
+        return state * parameters
     sums = config.get("data_types", {}).get("grad_accum_dtype") == "fp32" and kind != "fp32"
-    needed = 16 * parameters // plan.batch.world_size + 4 * parameters * sums
+    needed = (4 + state + 4) * parameters // plan.batch.world_size + 4 * parameters * sums
     if kind == "bf16" and sums:
         return needed
     bucket = int(zero.get("reduce_bucket_size", _BUCKET))

@@ -10,6 +10,7 @@ from transformers import BertConfig
 
 from ds_bert import distributed
 from ds_bert.checkpoint import folder as checkpoints
+from ds_bert.checkpoint.facts import check_moments, check_resume
 from ds_bert.checkpoint.folder import Checkpoint
 from ds_bert.config import MICRO_BATCH, TrainingConfig
 from ds_bert.dataset.store import InstanceTable, TokenStore
@@ -17,7 +18,8 @@ from ds_bert.errors import CheckpointError, ConfigurationError, DataError
 from ds_bert.model import pretrained
 from ds_bert.model.bert import OBJECTIVES, UnpaddedBert
 from ds_bert.model.fp8 import check_fp8
-from ds_bert.optim.optimizers import check_optimizer
+from ds_bert.optim.entry import OptimizerEntry
+from ds_bert.optim.optimizers import OPTIMIZERS, check_optimizer
 from ds_bert.training.deepspeed_config import (
     AUTO,
     BatchPlan,
@@ -58,6 +60,11 @@ class Plan:
         """Whether the micro-batch is still to be found (`ds_bert.training.micro_batch.settle`)."""
         return self.recipe[MICRO_BATCH] == AUTO
 
+    @property
+    def optimizer_entry(self) -> OptimizerEntry:
+        """What is known about the optimizer's type."""
+        return OPTIMIZERS[self.optimizer["type"]]
+
     def with_micro_batch(self, size: int) -> "Plan":
         """The plan for micro-batches of `size` sequences."""
         recipe = {**self.recipe, MICRO_BATCH: size}
@@ -86,7 +93,7 @@ class Plan:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint is compared with before it is resumed."""
+        """What goes into a checkpoint, to be compared with (`ds_bert.checkpoint.facts`)."""
         store = self.train_table.store
         return {
             "model": {name: getattr(self.model_config, name) for name in pretrained.SHAPE_FIELDS},
@@ -142,7 +149,10 @@ def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
             raise ConfigurationError("fp8 and torch_autocast are both enabled; enable one of them")
         sizes = (model_config.hidden_size, model_config.intermediate_size)
         check_fp8(distributed.local_device(), dtype, sizes)
-    _check_facts(plan)
+    if plan.resume_from is not None:
+        check_resume(plan.facts, plan.resume_from)
+    if plan.moments_from is not None:
+        check_moments(plan.facts, plan.moments_from)
     _check_disk(plan)
     return plan
 
@@ -214,31 +224,6 @@ def _find_moments(config: TrainingConfig, source: Checkpoint | None) -> Checkpoi
     return source or checkpoints.open_checkpoint(str(config.init_from))
 
 
-def _check_facts(plan: Plan) -> None:
-    """Refuse a checkpoint that the engine of this plan could not, or should not, go on from."""
-    if plan.resume_from is not None:
-        cure = "choose another output_dir, and --init_from to start from its weights"
-        _compare_facts(plan, plan.resume_from, list(plan.facts), cure)
-    if plan.moments_from is not None:
-        cure = "use the same, or leave carry_moments out to take the weights only"
-        names = ["optimizer", "precision", "zero_stage", "world_size"]
-        _compare_facts(plan, plan.moments_from, names, cure)
-
-
-def _compare_facts(plan: Plan, found: Checkpoint, names: list[str], cure: str) -> None:
-    other = BertConfig(**found.facts["model"])
-    pretrained.check_same_shape(plan.model_config, other, str(found.folder))
-    differ = [
-        f"{name} {found.facts.get(name)} instead of {plan.facts[name]}"
-        for name in names
-        if name != "model" and found.facts.get(name) != plan.facts[name]
-    ]
-    if differ:
-        raise CheckpointError(
-            f"{found.folder} was written with other settings: {', '.join(differ)}; {cure}"
-        )
-
-
 def _check_disk(plan: Plan) -> None:
     folder = Path(plan.config.output_dir)
     existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
@@ -252,6 +237,9 @@ def _check_disk(plan: Plan) -> None:
 
 
 def checkpoint_bytes(plan: Plan) -> int:
-    """About how large a checkpoint gets: masters, two moments, working copy, exported model."""
+    """About how large a checkpoint gets.
+
+    Per parameter: fp32 master weight (4), the optimizer's state, working copy, exported model (4).
+    """
     working = 4 if precision(plan.engine_config) == "fp32" else 2
-    return plan.num_parameters * (3 * 4 + working + 4)
+    return plan.num_parameters * (4 + plan.optimizer_entry.state_bytes + working + 4)

@@ -12,11 +12,9 @@ from typing import Any
 import torch
 
 from ds_bert import distributed, files
-from ds_bert.checkpoint.folder import Checkpoint
 from ds_bert.checkpoint.state import load_checkpoint
 from ds_bert.config import TrainingConfig
 from ds_bert.model import pretrained
-from ds_bert.optim.lamb import Lamb
 from ds_bert.optim.optimizers import build_optimizer
 from ds_bert.optim.schedules import build_scheduler
 from ds_bert.training import micro_batch
@@ -53,7 +51,9 @@ def start(plan: Plan, device: torch.device) -> tuple[Any, State]:
         values = load_checkpoint(plan.resume_from, engine)
         return engine, State(**{name: values[name] for name in State.__dataclass_fields__})
     if plan.moments_from is not None:
-        _carry_moments(plan.moments_from, engine, optimizer)
+        load_checkpoint(plan.moments_from, engine, only_optimizer=True)
+        plan.optimizer_entry.restart(optimizer)  # steps count from zero (NVIDIA's phase 2)
+        engine.global_steps = engine.global_samples = engine.skipped_steps = engine.micro_steps = 0
     return engine, State()
 
 
@@ -79,17 +79,8 @@ def build_engine(plan: Plan, device: torch.device) -> tuple[Any, torch.optim.Opt
         engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, lr_scheduler=scheduler, config=plan.engine_config
         )
-    if isinstance(optimizer, Lamb):
-        optimizer.bind()
+    plan.optimizer_entry.bind(optimizer)
     return engine, optimizer
-
-
-def _carry_moments(source: Checkpoint, engine: Any, optimizer: torch.optim.Optimizer) -> None:
-    """Take weights and moments, but count steps from zero (NVIDIA's phase 2)."""
-    load_checkpoint(source, engine, only_optimizer=True)
-    for values in optimizer.state.values():
-        values["step"].zero_()
-    engine.global_steps = engine.global_samples = engine.skipped_steps = engine.micro_steps = 0
 
 
 def _record(plan: Plan) -> None:

@@ -10,11 +10,17 @@ from torch import nn
 
 from ds_bert.optim.flat_partition import cut_into_pieces
 from ds_bert.optim.lamb import Lamb
+from ds_bert.optim.optimizers import check_optimizer
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _group():
     join_group()
+
+
+def build_lamb(tensors: list[nn.Parameter], **options) -> Lamb:
+    """A Lamb of plain tensors, with the defaults of recipes."""
+    return Lamb(tensors, **check_optimizer({"type": "Lamb", "params": options})[1])
 
 
 def test_step_without_bind_is_refused():
@@ -53,7 +59,7 @@ def flatten(tensors: list[nn.Parameter], order: list[int], size: int) -> torch.T
 )
 def test_bind_refuses_another_layout(order, size, message):
     tensors = [nn.Parameter(torch.zeros(n)) for n in (5, 2, 4)]
-    optimizer = Lamb(tensors, lr=0.1)
+    optimizer = build_lamb(tensors, lr=0.1)
     optimizer.param_groups[0]["params"] = [flatten(tensors, order, size)]
     if message is None:
         optimizer.bind()
@@ -76,7 +82,7 @@ def test_pieces_tile_every_tensor_once():
 
 def test_zero_norms_have_ratio_one():
     zero, still = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.ones(3))
-    optimizer = Lamb([zero, still], lr=0.5, weight_decay=0.0, max_trust_ratio=0.1)
+    optimizer = build_lamb([zero, still], lr=0.5, weight_decay=0.0, max_trust_ratio=0.1)
     zero.grad, still.grad = torch.tensor([1.0, -2.0, 3.0]), torch.zeros(3)
     optimizer.step()
     # The first bias-corrected update is the sign of the gradient.

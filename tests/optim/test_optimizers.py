@@ -9,7 +9,12 @@ from torch import nn
 
 from ds_bert.errors import ConfigurationError
 from ds_bert.optim.lamb import Lamb
-from ds_bert.optim.optimizers import build_optimizer, parameter_groups
+from ds_bert.optim.optimizers import (
+    OPTIMIZERS,
+    build_optimizer,
+    check_optimizer,
+    parameter_groups,
+)
 
 
 def test_parameter_groups_of_bert():
@@ -66,16 +71,48 @@ def test_bad_optimizer_configuration(config, message):
         build_optimizer(nn.Linear(2, 2), config)
 
 
-@pytest.mark.parametrize("kind", ["Lamb", "AdamW"])
-def test_loaded_state_leaves_the_options_alone(kind):
-    def build(**params):
-        return build_optimizer(nn.Linear(2, 2), {"type": kind, "params": params})
+def test_defaults_are_filled_in():
+    adam = {"lr": 1, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01}
+    assert check_optimizer({"type": "AdamW", "params": {"lr": 1}}) == ("AdamW", adam)
+    given = {"lr": 1, "eps": 1e-8, "min_trust_ratio": 0.1, "adapt_without_decay": False}
+    own = {"bias_correction": True, "max_trust_ratio": None, "pre_normalize_gradients": False}
+    assert check_optimizer({"type": "Lamb", "params": given}) == ("Lamb", adam | own | given)
 
-    saved, optimizer = build(lr=1, betas=[0.5, 0.5]), build(lr=2, eps=1e-4)
-    for group in saved.param_groups:
+
+def build_and_step(kind, **params):
+    """An optimizer of the two tensors of a small layer, after one step."""
+    optimizer = build_optimizer(nn.Linear(2, 2), {"type": kind, "params": params})
+    for group in optimizer.param_groups:
         for tensor in group["params"]:
             tensor.grad = torch.ones_like(tensor)
-    saved.step()
+    optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_bytes_of_state(kind):
+    optimizer = build_and_step(kind, lr=1)
+    per_tensor = [
+        (tensor.numel(), sum(v.nbytes for name, v in state.items() if name != "step"))
+        for tensor, state in optimizer.state.items()
+    ]
+    assert len(per_tensor) == 2
+    assert all(size == OPTIMIZERS[kind].state_bytes * n for n, size in per_tensor)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_restart_counts_steps_anew_and_keeps_the_moments(kind):
+    optimizer = build_and_step(kind, lr=1)
+    OPTIMIZERS[kind].restart(optimizer)
+    for state in optimizer.state.values():
+        assert state["step"] == 0
+        assert all(bool(state[name].all()) for name in state if name != "step")
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_loaded_state_leaves_the_options_alone(kind):
+    saved = build_and_step(kind, lr=1, betas=[0.5, 0.5])
+    optimizer = build_optimizer(nn.Linear(2, 2), {"type": kind, "params": {"lr": 2, "eps": 1e-4}})
     optimizer.load_state_dict(saved.state_dict())
     group = optimizer.param_groups[0]
     assert (group["lr"], group["betas"], group["eps"]) == (2, (0.9, 0.999), 1e-4)

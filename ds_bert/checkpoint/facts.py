@@ -1,0 +1,56 @@
+"""What has to be as in a checkpoint for a run to go on from it; all else may differ.
+
+Facts are plain values by name. A run writes them into the manifest of each of its checkpoints.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from transformers import BertConfig
+
+from ds_bert.checkpoint.folder import Checkpoint
+from ds_bert.errors import CheckpointError
+from ds_bert.model import pretrained
+
+# The layout of DeepSpeed's files depends on these: they count where only moments are taken, too.
+LAYOUT = ("optimizer", "precision", "zero_stage", "world_size")
+# By name of a fact that older checkpoints do not have: what those were written with.
+BEFORE: dict[str, Any] = {}
+
+
+def check_resume(facts: dict[str, Any], checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint that a run with these facts cannot go on from.
+
+    Raises:
+        CheckpointError: names every fact that differs.
+    """
+    cure = "choose another output_dir, and --init_from to start from its weights"
+    _compare(facts, checkpoint, facts, cure)
+
+
+def check_moments(facts: dict[str, Any], checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint whose moments a run with these facts cannot take over.
+
+    Raises:
+        CheckpointError: names every fact that differs.
+    """
+    cure = "use the same, or leave carry_moments out to take the weights only"
+    _compare(facts, checkpoint, LAYOUT, cure)
+
+
+def _compare(
+    facts: dict[str, Any], checkpoint: Checkpoint, names: Iterable[str], cure: str
+) -> None:
+    """Compare the named facts; model sizes have a message of their own and always count."""
+    sizes, found_sizes = (BertConfig(**known["model"]) for known in (facts, checkpoint.facts))
+    pretrained.check_same_shape(sizes, found_sizes, str(checkpoint.folder))
+    found = BEFORE | checkpoint.facts
+    differ = [
+        f"{name} {found.get(name)} instead of {facts[name]}"
+        for name in names
+        if name != "model" and found.get(name) != facts[name]
+    ]
+    if differ:
+        raise CheckpointError(
+            f"{checkpoint.folder} was written with other settings: {', '.join(differ)}; {cure}"
+        )

@@ -1,0 +1,55 @@
+"""What has to be as in a checkpoint, and what need not be."""
+
+from pathlib import Path
+
+import pytest
+
+from ds_bert.checkpoint import facts
+from ds_bert.checkpoint.folder import Checkpoint
+from ds_bert.errors import CheckpointError
+
+SAVED = {
+    "model": {"hidden_size": 32},
+    "optimizer": "Lamb",
+    "precision": "fp32",
+    "zero_stage": 1,
+    "world_size": 2,
+    "seed": 42,
+}
+CHECKPOINT = Checkpoint(Path("run/checkpoints/step_3"), {**SAVED, "step": 3})
+
+
+@pytest.mark.parametrize("check", [facts.check_resume, facts.check_moments])
+def test_the_same_settings_go_on(check):
+    check(dict(SAVED), CHECKPOINT)
+
+
+@pytest.mark.parametrize("name", [name for name in SAVED if name != "model"])
+def test_another_setting_is_refused(name):
+    with pytest.raises(CheckpointError, match=f"{name} {SAVED[name]} instead of other; choose"):
+        facts.check_resume(SAVED | {name: "other"}, CHECKPOINT)
+
+
+def test_moments_depend_on_the_layout_only():
+    facts.check_moments(SAVED | {"seed": 7}, CHECKPOINT)
+    changed = SAVED | {"world_size": 4, "precision": "bf16"}
+    with pytest.raises(
+        CheckpointError,
+        match="precision fp32 instead of bf16, world_size 2 instead of 4; use the same",
+    ):
+        facts.check_moments(changed, CHECKPOINT)
+
+
+@pytest.mark.parametrize("check", [facts.check_resume, facts.check_moments])
+def test_another_model_size_is_refused(check):
+    with pytest.raises(CheckpointError, match="hidden_size 32 instead of 64"):
+        check(SAVED | {"model": {"hidden_size": 64}}, CHECKPOINT)
+
+
+def test_a_fact_that_older_checkpoints_lack(monkeypatch):
+    with pytest.raises(CheckpointError, match="news None instead of old"):
+        facts.check_resume(SAVED | {"news": "old"}, CHECKPOINT)
+    monkeypatch.setitem(facts.BEFORE, "news", "old")
+    facts.check_resume(SAVED | {"news": "old"}, CHECKPOINT)
+    with pytest.raises(CheckpointError, match="news old instead of new"):
+        facts.check_resume(SAVED | {"news": "new"}, CHECKPOINT)
