@@ -1,13 +1,11 @@
 """What the user says about preprocessing, checked, with the defaults filled in."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ds_bert.dataset.format import FORMAT, VERSION
+from ds_bert.dataset.commit import fingerprint
 from ds_bert.dataset.options import InstanceOptions
 from ds_bert.errors import ConfigurationError
 from ds_bert.text.blocks import BLOCK_BYTES
@@ -170,15 +168,8 @@ class PreprocessOptions:
         ]
         split = [part, self.fraction, self.random_seed] if self.fraction > 0 else None
         options = [asdict(options) for options in self.instance_options(part)]
-        deciding = {
-            **facts,
-            "inputs": contents,
-            "split": split,
-            "options": options,
-            "format": [FORMAT, VERSION],
-        }
-        canonical = json.dumps(deciding, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        deciding = {**facts, "inputs": contents, "split": split, "options": options}
+        return fingerprint(deciding)
 
 
 def _joined(numbers: Sequence[int]) -> str:
