@@ -51,7 +51,9 @@ def parse(argv: list[str] | None) -> PreprocessOptions:
         "default: each line is a sentence")  # fmt: skip
     add("--output_dir", "--output_file", default="data/train", help="default data/train")
     add("--vocab_file", default="data/vocab.txt", help="default data/vocab.txt")
-    add("--validation_dir", help="default: 'validation' beside the output folder")
+    add("--validation_dir",
+        help="default: beside the output folder, 'validation' for a folder called train, "
+        "'NAME_validation' for another NAME")  # fmt: skip
     add("--validation_fraction", type=float, metavar="SHARE",
         help="share of the documents for validation; default 0.01, in exact mode 0")  # fmt: skip
     add("--overwrite", action="store_true",

@@ -25,7 +25,8 @@ class PreprocessOptions:
     Attributes:
         input_file: files, globs, folders, data sets, standard input, as for find_inputs.
         output_dir: the data set for training.
-        validation_dir: the data set for validation; None: `validation` beside output_dir.
+        validation_dir: the data set for validation; None: beside output_dir, `validation` for a
+            folder called `train` and `NAME_validation` for another NAME.
         vocab_file: the vocabulary.
         text_column: column to read, of tables and data sets.
         sentence_splitter: language code, to split paragraphs into sentences; None: lines are
@@ -116,12 +117,15 @@ class PreprocessOptions:
 
     @property
     def folders(self) -> dict[str, Path]:
-        """Folder of each part to make, "train" and perhaps "validation"."""
-        folders = {TRAIN: Path(self.output_dir)}
-        if self.fraction > 0:
-            beside = folders[TRAIN].parent / VALIDATION
-            folders[VALIDATION] = Path(self.validation_dir) if self.validation_dir else beside
-        return folders
+        """Folder of each part to make, "train" and perhaps "validation".
+
+        Data sets made beside each other keep their validation parts apart.
+        """
+        train = Path(self.output_dir)
+        if self.fraction == 0:
+            return {TRAIN: train}
+        beside = VALIDATION if train.name == TRAIN else f"{train.name}_{VALIDATION}"
+        return {TRAIN: train, VALIDATION: Path(self.validation_dir or train.parent / beside)}
 
     def instance_options(self, part: str) -> list[InstanceOptions]:
         """Options of each length, in ascending order, for one part of the data.
