@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import xxhash
+from tqdm import tqdm
 
 from ds_bert.errors import ConfigurationError
 
@@ -82,6 +83,28 @@ def write_text(path: Path, text: str) -> None:
         os.fsync(file.fileno())
     os.replace(temporary, path)
     sync_folder(path.parent)
+
+
+def require_space(folder: Path, num_bytes: float, what: str) -> None:
+    """Refuse to start what will surely not fit.
+
+    Args:
+        folder: where it will be; need not exist.
+        num_bytes: size on disk.
+        what: what needs it, for the message.
+
+    Raises:
+        ConfigurationError: less is free on the disk of the folder.
+    """
+    absolute = folder.absolute()
+    existing = next(path for path in (absolute, *absolute.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if num_bytes > free:
+        raise ConfigurationError(
+            f"{what}: about {tqdm.format_sizeof(num_bytes)}B are needed and "
+            f"{tqdm.format_sizeof(free)}B are free on the disk of {folder}; make room, or choose "
+            "another folder"
+        )
 
 
 def sync_folder(folder: Path) -> None:

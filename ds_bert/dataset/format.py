@@ -14,7 +14,6 @@
 Special tokens, padding, segment ids and labels are not stored: they follow from the ranges.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -24,8 +23,6 @@ from ds_bert import files
 
 FORMAT, VERSION = "ds_bert token store", 1
 META, VOCABULARY = files.DATA_SET, "vocab.txt"
-
-_RANGE_SENTENCES = 1 << 16  # of documents given to one worker at a time
 
 SENTENCE_END_DTYPE = np.dtype("<u4")
 OFFSET_DTYPE = np.dtype("<u8")
@@ -73,12 +70,26 @@ class StoredMasks(NamedTuple):
     offsets: NDArray[np.uint64]
 
 
-def document_ranges(sentence_offsets: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
-    """Documents `first` to `last` - 1 of each portion of work, about 65,536 sentences."""
-    first, num_documents = 0, len(sentence_offsets) - 1
-    while first < num_documents:
-        end = sentence_offsets[first] + np.uint64(_RANGE_SENTENCES)
-        last = int(np.searchsorted(sentence_offsets, end, "right")) - 1
-        last = max(last, first + 1)
-        yield first, last
-        first = last
+def document_arrays(token_dtype: np.dtype) -> dict[str, np.dtype]:
+    """Names and dtypes of the fields of `Documents`, in their order."""
+    return {
+        "tokens": token_dtype,
+        "sentence_ends": SENTENCE_END_DTYPE,
+        "document_token_offsets": OFFSET_DTYPE,
+        "document_sentence_offsets": OFFSET_DTYPE,
+    }
+
+
+def table_name(max_seq_length: int) -> str:
+    """Folder of the arrays of one sequence length, and the stage that writes them."""
+    return f"seq{max_seq_length}"
+
+
+def mask_arrays(max_seq_length: int, token_dtype: np.dtype) -> dict[str, np.dtype]:
+    """Names and dtypes of the fields of `StoredMasks`, in their order."""
+    table = table_name(max_seq_length)
+    return {
+        f"{table}/masked_positions": POSITION_DTYPE,
+        f"{table}/masked_replacements": token_dtype,
+        f"{table}/masked_offsets": OFFSET_DTYPE,
+    }

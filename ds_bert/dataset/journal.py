@@ -17,9 +17,14 @@ import numpy as np
 from ds_bert.dataset.npy import NpyWriter
 from ds_bert.files import sync_folder, write_text
 
-VERSION = 1
+VERSION = 2  # an unfinished work of another version is begun anew
 SAVE_SECONDS = 5.0
 _SAVE_SHARE = 0.1  # of the time at most goes into saving, where the disk is slow
+
+
+def stage_name(*names: str) -> str:
+    """Name of a stage in the journal, from the data set to the stage."""
+    return "/".join(names)
 
 
 class Stage:
@@ -35,11 +40,17 @@ class Stage:
         self._journal, self._folder, self._record = journal, folder, record
         self._writers: dict[str, NpyWriter] = {}
 
-    def array(self, name: str, dtype: np.dtype) -> NpyWriter:
-        """Open the array `name`, for example "seq128/instances", at its recorded length."""
+    def array(self, name: str, dtype: np.dtype, earlier: dict[str, Any] | None = None) -> NpyWriter:
+        """Open an array at its recorded length.
+
+        Args:
+            name: for example "seq128/instances".
+            dtype: of its items.
+            earlier: what an earlier stage recorded, for an array that this one goes on with.
+        """
         path = self._folder / f"{name}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
-        writer = NpyWriter(path, dtype, self._record["arrays"].get(name))
+        writer = NpyWriter(path, dtype, self._record["arrays"].get(name, earlier))
         sync_folder(path.parent)
         self._writers[name] = writer
         return writer
@@ -103,7 +114,7 @@ class Journal:
         Args:
             name: of the stage.
             folder: where its arrays are.
-            work: does it; may run other stages before it opens its arrays.
+            work: does it; may run other stages before it appends to its arrays.
             state: the stage's state at its beginning.
         """
         if self.is_done(name):
@@ -136,6 +147,15 @@ class Journal:
     def fraction(self, name: str) -> float:
         """How much of a stage was done at the last record, 0 to 1."""
         return self._stages[name]["fraction"] if name in self._stages else 0.0
+
+    def share(self, seconds: Mapping[str, float]) -> float:
+        """How much of all the work was done at the last record, 0 to 1, by the time it takes.
+
+        Args:
+            seconds: about what each stage takes, by its name.
+        """
+        done = sum(time * self.fraction(name) for name, time in seconds.items())
+        return done / max(1e-9, sum(seconds.values()))
 
     def save_if_time(self, sync: Callable[[], None]) -> None:
         """Call `sync` and replace the record, every few seconds."""

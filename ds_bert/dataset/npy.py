@@ -97,6 +97,20 @@ class NpyWriter:
         self.abandon()
 
 
+def append_ends(offsets: NpyWriter, counts: NDArray, items: NpyWriter) -> None:
+    """Append where the next groups of `items` end; call it before those are appended.
+
+    Args:
+        offsets: begins with a 0, then has the end of each group.
+        counts: integers [N], items of each group.
+        items: the file that the offsets point into.
+    """
+    if offsets.num_items == 0:
+        offsets.append(np.zeros(1, offsets.dtype))
+    ends = items.num_items + np.cumsum(counts, dtype=np.int64)
+    offsets.append(ends.astype(offsets.dtype))
+
+
 def _header(dtype: np.dtype, num_items: int) -> bytes:
     descr = np.lib.format.dtype_to_descr(dtype)
     fields = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': ({num_items},), }}"

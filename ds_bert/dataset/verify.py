@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ds_bert.dataset.format import StoredMasks, document_ranges
+from ds_bert.dataset.documents import document_ranges
+from ds_bert.dataset.format import StoredMasks
 from ds_bert.dataset.npy import damaged_block
 from ds_bert.dataset.options import MLM_NSP
 from ds_bert.dataset.store import InstanceTable, TokenStore

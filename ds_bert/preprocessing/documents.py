@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ds_bert.dataset.format import SENTENCE_END_DTYPE, document_ranges
+from ds_bert.dataset.documents import DocumentRun, document_ranges, encoded_run, selected_run
+from ds_bert.dataset.journal import stage_name
 from ds_bert.dataset.options import MLM, MLM_NSP
-from ds_bert.dataset.writer import DocumentRun, StoreWriter, selected_run
+from ds_bert.dataset.store_writer import DOCUMENTS, StoreWriter
 from ds_bert.errors import DataError
 from ds_bert.preprocessing.options import TRAIN, VALIDATION, PreprocessOptions
 from ds_bert.preprocessing.parallel import Progress, ordered_map
@@ -21,6 +22,7 @@ from ds_bert.tokenizer.wordpiece import EncodedText, WordPieceTokenizer
 MIN_DOCUMENTS = {MLM_NSP: 2, MLM: 1}
 MAX_UNKNOWN = 0.5  # of the words; more is a vocabulary of another language
 STATISTICS = ("words", "unknown_words", "invalid_bytes")
+_WHOLE = "whole"  # the scratch store of the text that is divided into parts
 
 
 def write_documents(
@@ -39,16 +41,21 @@ def write_documents(
     """
     train, whole = stores[TRAIN], stores[TRAIN]
     if VALIDATION in stores:
-        whole = train.scratch("whole")
+        whole = train.scratch(_WHOLE)
     counts = dict.fromkeys(("input", "offset", "bytes", "documents", "tokens", *STATISTICS), 0)
-    state = whole.write_documents(partial(_tokenized, options, inputs, tokenizer), **counts)
+    state = whole.write_documents(partial(_tokenized, options, inputs, tokenizer), counts)
     _check_documents(options, state)
     if VALIDATION in stores:
         for part, store in stores.items():
             runs = partial(_selected, options, whole, state["documents"], part == VALIDATION)
-            store.write_documents(runs, num_portions=0)
+            store.write_documents(runs, {"num_portions": 0})
         whole.remove()
     return {name: state[name] for name in STATISTICS}
+
+
+def tokenizing_stage(is_split: bool) -> str:
+    """Name of the stage that tokenizes the text."""
+    return stage_name(TRAIN, *([_WHOLE] if is_split else []), DOCUMENTS)
 
 
 def _tokenized(
@@ -83,16 +90,6 @@ def _tokenized(
             fraction = min(1.0, state["bytes"] / total)
             progress.update(fraction, B=num_bytes, tokens=len(text.tokens))
             yield encoded_run(text), fraction
-
-
-def encoded_run(text: EncodedText) -> DocumentRun:
-    """The documents of an encoded text."""
-    token_ends = text.sentence_ends[text.document_ends - 1]
-    num_tokens = np.diff(token_ends, prepend=0)
-    num_sentences = np.diff(text.document_ends, prepend=0)
-    starts = np.repeat(token_ends - num_tokens, num_sentences)
-    sentence_ends = (text.sentence_ends - starts).astype(SENTENCE_END_DTYPE)
-    return DocumentRun(text.tokens, sentence_ends, num_tokens, num_sentences)
 
 
 def _selected(

@@ -1,15 +1,17 @@
 """What preprocessing will take, by the size of the input and a sample of it."""
 
-import shutil
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from tqdm import tqdm
 
-from ds_bert.errors import ConfigurationError
-from ds_bert.preprocessing.options import TRAIN, VALIDATION, PreprocessOptions
+from ds_bert.dataset.commit import Needs
+from ds_bert.dataset.format import table_name
+from ds_bert.dataset.journal import stage_name
+from ds_bert.dataset.store_writer import DOCUMENTS
+from ds_bert.preprocessing.documents import tokenizing_stage
+from ds_bert.preprocessing.options import TRAIN, PreprocessOptions
 from ds_bert.text.blocks import read_sample
 from ds_bert.text.source import Input
 from ds_bert.tokenizer.wordpiece import WordPieceTokenizer
@@ -39,14 +41,10 @@ class Estimate(NamedTuple):
     memory_bytes: float
     stages: dict[str, float]
 
-    def share(self, fraction: Callable[[str], float]) -> float:
-        """How much of the work is done, 0 to 1, by the time that each stage takes.
-
-        Args:
-            fraction: of a stage, how much of it is done.
-        """
-        done = sum(seconds * fraction(name) for name, seconds in self.stages.items())
-        return done / max(1e-9, sum(self.stages.values()))
+    @property
+    def needs(self) -> Needs:
+        """What writing will take."""
+        return Needs(self.disk_bytes, self.stages)
 
     def __str__(self) -> str:
         if not self.input_bytes:
@@ -107,38 +105,16 @@ def _disk_bytes(options: PreprocessOptions, tokens: float, token_bytes: int) -> 
 
 
 def _stages(options: PreprocessOptions, tokenizing: float, tokens: float) -> dict[str, float]:
-    """Seconds of each stage; the names are those of `StoreWriter`, the small ones are left out."""
+    """Seconds of each stage; the small ones are left out."""
     num_threads = options.num_workers if options.mode == "fast" else 1
     a_row = _SECONDS_PER_ROW[options.mode] / num_threads
-    stages = {
-        f"{TRAIN}/seq{length}": count * a_row
-        for length, count in _row_counts(options, tokens).items()
+    is_split = options.fraction > 0
+    splitting = _SECONDS_PER_SPLIT_TOKEN * tokens if is_split else 0.0
+    return {
+        stage_name(TRAIN, DOCUMENTS): splitting,
+        tokenizing_stage(is_split): tokenizing,  # without a split these two are one
+        **{
+            stage_name(TRAIN, table_name(length)): count * a_row
+            for length, count in _row_counts(options, tokens).items()
+        },
     }
-    if VALIDATION not in options.folders:
-        return {f"{TRAIN}/documents": tokenizing, **stages}
-    splitting = _SECONDS_PER_SPLIT_TOKEN * tokens
-    return {f"{TRAIN}/whole/documents": tokenizing, f"{TRAIN}/documents": splitting, **stages}
-
-
-def check_disk(estimate: Estimate, options: PreprocessOptions, unfinished: Sequence[Path]) -> None:
-    """Refuse to start what will surely not fit.
-
-    Args:
-        estimate: what it takes.
-        options: where to write.
-        unfinished: folders that hold a part of it already.
-
-    Raises:
-        ConfigurationError: too little room.
-    """
-    place = Path(options.output_dir).absolute().parent
-    while not place.exists():
-        place = place.parent
-    files = (path for folder in unfinished for path in folder.rglob("*") if path.is_file())
-    needed = estimate.disk_bytes - sum(path.stat().st_size for path in files)
-    free = shutil.disk_usage(place).free
-    if needed > free:
-        raise ConfigurationError(
-            f"about {tqdm.format_sizeof(needed)}B are needed and {tqdm.format_sizeof(free)}B are "
-            f"free on the disk of {options.output_dir}; make room, or choose another --output_dir"
-        )

@@ -9,9 +9,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from ds_bert.dataset.format import INSTANCE_DTYPE, Documents, document_ranges
-from ds_bert.dataset.options import MLM_NSP, NUM_SPECIAL_TOKENS
-from ds_bert.dataset.writer import StoreWriter
+from ds_bert.dataset.documents import document_ranges
+from ds_bert.dataset.format import Documents
+from ds_bert.dataset.journal import Stage
+from ds_bert.dataset.options import MLM_NSP, NUM_SPECIAL_TOKENS, InstanceOptions
+from ds_bert.dataset.store_writer import StoreWriter
 from ds_bert.files import write_text
 from ds_bert.preprocessing.parallel import Progress, ordered_map
 from ds_bert.reports.corpus import PAGE, report_page
@@ -26,6 +28,7 @@ _ROWS_AT_ONCE = 1 << 18
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # any odd number with bits all over
 _LARGEST_HASH = 2**64 - 1
 _DIGITS = 6
+_REPORT = "report"  # the stage that makes it
 
 
 class _Figures(NamedTuple):
@@ -95,15 +98,16 @@ def write_report(
     Returns:
         the report for meta.json.
     """
-    rows = {
-        int(length): store.read(f"seq{length}/instances", INSTANCE_DTYPE)
-        for length in store.lengths
-    }
-    options = next(iter(store.lengths.values()))["options"]
-    objective = options.get("objective", MLM_NSP)
-    report = corpus_report(documents, store.vocabulary, rows, num_workers, objective)
-    write_text(store.folder / PAGE, report_page(report, f"Corpus report: {part} data"))
-    return report
+
+    def work(stage: Stage) -> None:
+        rows = {int(length): store.rows(int(length)) for length in store.lengths}
+        options = next(iter(store.lengths.values()))["options"]
+        objective = InstanceOptions(**options).objective
+        report = corpus_report(documents, store.vocabulary, rows, num_workers, objective)
+        write_text(store.folder / PAGE, report_page(report, f"Corpus report: {part} data"))
+        stage.state.update(report)
+
+    return store.run(_REPORT, work, {})
 
 
 def _count_all(

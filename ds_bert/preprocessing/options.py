@@ -1,7 +1,5 @@
 """What the user says about preprocessing, checked, with the defaults filled in."""
 
-import hashlib
-import json
 import os
 from argparse import BooleanOptionalAction
 from collections.abc import Sequence
@@ -10,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ds_bert.config import option
-from ds_bert.dataset.format import FORMAT, VERSION
+from ds_bert.dataset.commit import fingerprint
 from ds_bert.dataset.options import MLM, MLM_NSP, MODES, OBJECTIVES, InstanceOptions
 from ds_bert.errors import ConfigurationError
 from ds_bert.text.blocks import BLOCK_BYTES
@@ -64,7 +62,10 @@ class PreprocessOptions:
     )
     vocab_file: str = option("data/vocab.txt", "default {default}", group=FILES)
     validation_dir: str | None = option(
-        None, f"default: '{VALIDATION}' beside the output folder", group=FILES
+        None,
+        f"default: beside the output folder, '{VALIDATION}' for a folder called {TRAIN}, "
+        f"'NAME_{VALIDATION}' for another NAME",
+        group=FILES,
     )
     validation_fraction: float | None = option(
         None,
@@ -186,12 +187,15 @@ class PreprocessOptions:
 
     @property
     def folders(self) -> dict[str, Path]:
-        """Folder of each part to make, "train" and perhaps "validation"."""
-        folders = {TRAIN: Path(self.output_dir)}
-        if self.fraction > 0:
-            beside = folders[TRAIN].parent / VALIDATION
-            folders[VALIDATION] = Path(self.validation_dir) if self.validation_dir else beside
-        return folders
+        """Folder of each part to make, "train" and perhaps "validation".
+
+        Data sets made beside each other keep their validation parts apart.
+        """
+        train = Path(self.output_dir)
+        if self.fraction == 0:
+            return {TRAIN: train}
+        beside = VALIDATION if train.name == TRAIN else f"{train.name}_{VALIDATION}"
+        return {TRAIN: train, VALIDATION: Path(self.validation_dir or train.parent / beside)}
 
     def instance_options(self, part: str) -> list[InstanceOptions]:
         """Options of each length, in ascending order, for one part of the data.
@@ -245,15 +249,8 @@ class PreprocessOptions:
         ]
         split = [part, self.fraction, self.random_seed] if self.fraction > 0 else None
         options = [options.record for options in self.instance_options(part)]
-        deciding = {
-            **facts,
-            "inputs": contents,
-            "split": split,
-            "options": options,
-            "format": [FORMAT, VERSION],
-        }
-        canonical = json.dumps(deciding, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        deciding = {**facts, "inputs": contents, "split": split, "options": options}
+        return fingerprint(deciding)
 
 
 def _joined(numbers: Sequence[int]) -> str:

@@ -107,7 +107,7 @@ def test_figures_are_those_of_a_plain_count(mode, tmp_path, text_file, vocab_fil
 def test_workers_and_portions_do_not_matter(tmp_path, text_file, vocab_file, monkeypatch):
     store = make_store(tmp_path / "train", text_file, vocab_file)
     rows = {128: store.instances(128).rows}
-    monkeypatch.setattr("ds_bert.dataset.format._RANGE_SENTENCES", 50)
+    monkeypatch.setattr("ds_bert.dataset.documents._RANGE_SENTENCES", 50)
     monkeypatch.setattr(figures, "_ROWS_AT_ONCE", 7)
     for num_workers in (1, 3):
         report = figures.corpus_report(store.documents, store.vocabulary, rows, num_workers)
@@ -134,7 +134,7 @@ def test_repeats_are_estimated_from_a_bounded_sample(tmp_path, vocab_file, monke
     store = make_store(tmp_path / "train", text_file, vocabulary)
     assert store.meta["report"]["repeated_sentences"] == {"share": 0.1999, "sampled_one_in": 1}
     monkeypatch.setattr(figures, "MAX_SAMPLE", 1 << 11)
-    monkeypatch.setattr("ds_bert.dataset.format._RANGE_SENTENCES", 500)
+    monkeypatch.setattr("ds_bert.dataset.documents._RANGE_SENTENCES", 500)
     rows = {128: store.instances(128).rows}
     report = figures.corpus_report(store.documents, store.vocabulary, rows, 2)
     repeats = report.pop("repeated_sentences")

@@ -122,6 +122,37 @@ def test_split_is_by_document_and_complete(preprocess, tmp_path, text_file, voca
     assert sorted(train + validation) == sorted(whole)
 
 
+@pytest.mark.parametrize(
+    ("output_dir", "more", "validation"),
+    [
+        ("train", [], "validation"),
+        ("en", [], "en_validation"),
+        ("train.de/", [], "train.de_validation"),
+        ("en", ["--validation_dir", "{}/held_out"], "held_out"),
+    ],
+)
+def test_place_of_the_validation_part(
+    output_dir, more, validation, preprocess, tmp_path, text_file, vocab_file, capsys
+):
+    more = [argument.format(tmp_path) for argument in more]
+    command = arguments(tmp_path, text_file, vocab_file, *more)
+    assert exit_code(preprocess, *command, "--output_dir", f"{tmp_path}/{output_dir}") == 0
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {
+        output_dir.rstrip("/"),
+        validation,
+    }
+    assert f"--validation_data {tmp_path / validation}\n" in capsys.readouterr().out
+
+
+def test_data_sets_beside_each_other(preprocess, tmp_path, text_file, vocab_file):
+    """Neither takes the validation part of the other."""
+    for seed, name in enumerate(("train", "en", "de")):
+        more = ["--output_dir", tmp_path / name, "--random_seed", seed]
+        assert exit_code(preprocess, *arguments(tmp_path, text_file, vocab_file, *more)) == 0
+    parts = ("train", "validation", "en", "en_validation", "de", "de_validation")
+    assert len({TokenStore.open(tmp_path / part).fingerprint for part in parts}) == 6
+
+
 def test_no_split_in_exact_mode(preprocess, tmp_path, text_file, vocab_file):
     command = arguments(tmp_path, text_file, vocab_file, "--mode", "exact")
     assert exit_code(preprocess, *command) == 0

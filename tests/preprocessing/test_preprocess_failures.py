@@ -178,7 +178,7 @@ def test_killed_run_leaves_no_data_set(
         stderr=subprocess.PIPE,
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:
-        wait_for(tmp_path / ".train.partial/made32/rows.npy", process)
+        wait_for(tmp_path / ".train.partial/made32/seq32/instances.npy", process)
         process.send_signal(stop)
         error = process.stderr.read().decode()
     assert process.returncode == (130 if stop == signal.SIGINT else -stop)

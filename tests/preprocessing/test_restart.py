@@ -13,7 +13,7 @@ import pytest
 from data_util import arguments, exit_code, file_hashes, names, synthetic_text
 from script_loader import load_script
 
-from ds_bert.dataset import format as store_format
+from ds_bert.dataset import documents as store_documents
 from ds_bert.dataset import journal
 from ds_bert.dataset.npy import NpyWriter
 from ds_bert.dataset.store import TokenStore
@@ -52,7 +52,7 @@ def small_portions(monkeypatch):
     """Record the progress after every portion of work, and make portions small."""
     monkeypatch.setattr(journal, "SAVE_SECONDS", 0)
     monkeypatch.setattr(journal, "_SAVE_SHARE", 1e9)
-    monkeypatch.setattr(store_format, "_RANGE_SENTENCES", 300)
+    monkeypatch.setattr(store_documents, "_RANGE_SENTENCES", 300)
     monkeypatch.setattr(instances, "_ROWS_AT_ONCE", 100)
     monkeypatch.setattr(exact, "_CHUNK_ROWS", 100)
 
@@ -312,13 +312,13 @@ def test_killed_at_random_moments(mode, tmp_path, text_files, vocab_file):
 
 def start_process(job):
     program = (
-        "from ds_bert.dataset import format, journal\n"
+        "from ds_bert.dataset import documents, journal\n"
         "from ds_bert.instances import exact\n"
         "from ds_bert.preprocessing import instances\n"
         "from ds_bert.preprocessing.options import PreprocessOptions\n"
         "from ds_bert.preprocessing.job import preprocess\n"
         "journal.SAVE_SECONDS, journal._SAVE_SHARE = 0, 1e9\n"
-        "format._RANGE_SENTENCES = instances._ROWS_AT_ONCE = 5000\n"
+        "documents._RANGE_SENTENCES = instances._ROWS_AT_ONCE = 5000\n"
         "exact._CHUNK_ROWS = 5000\n"
         f"preprocess({job!r})\n"
     )
