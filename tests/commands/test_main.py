@@ -1,5 +1,6 @@
 """The console command ds-bert: what it says, what it calls, and how fast."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -76,6 +77,18 @@ main(["preprocess", "--dry_run", "--help"])
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_no_message_sends_to_the_scripts_folder():
+    """A wheel has none. Docstrings may, and the help texts of the scripts themselves do."""
+    house = Path(ds_bert_command.__file__).parent.parent
+    for path in set(house.rglob("*.py")) - set(house.glob("commands/*")) - {house / "config.py"}:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+        nodes = list(ast.walk(tree))
+        docs = {id(n.body[0].value) for n in nodes if isinstance(n, kinds) and ast.get_docstring(n)}
+        texts = [n.value for n in nodes if isinstance(n, ast.Constant) and id(n) not in docs]
+        assert not [text for text in texts if isinstance(text, str) and "scripts/" in text], path
 
 
 def test_examples_name_the_command_as_it_was_called():
