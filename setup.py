@@ -14,14 +14,35 @@ setup(
     description="Pre-train a BERT on your own text with DeepSpeed",
     long_description=(root / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    keywords=["BERT", "pre-training", "DeepSpeed", "ZeRO", "LAMB", "WordPiece"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
     # `kernels` is also the name of a Hugging Face package, so ours is imported as ds_bert_kernels
     # (docs/architecture.md, traps).
-    packages=[*find_packages(include=["ds_bert", "ds_bert.*"]), "ds_bert_kernels"],
-    package_dir={"ds_bert_kernels": "kernels"},
-    package_data={"ds_bert": ["py.typed"], "ds_bert.tokenizer": ["*.npz"]},
+    # The recipes are data only; `ds_bert/recipes.py` finds them.
+    packages=[
+        *find_packages(include=["ds_bert", "ds_bert.*"]),
+        "ds_bert_kernels",
+        "ds_bert_configs",
+    ],
+    package_dir={"ds_bert_kernels": "kernels", "ds_bert_configs": "ds_configs"},
+    package_data={
+        "ds_bert": ["py.typed"],
+        "ds_bert.tokenizer": ["*.npz"],
+        "ds_bert_configs": ["**/*.json"],
+    },
+    entry_points={"console_scripts": ["ds-bert = ds_bert.commands.main:run"]},
     install_requires=[
         "torch>=2.10",
         "deepspeed>=0.19.8,<0.20",

@@ -5,7 +5,6 @@ and a section "ds_bert" with the fields of `TrainingConfig`. Neither torch nor D
 imported here, so `--help` and configuration errors come at once.
 """
 
-import difflib
 import json
 import math
 import typing
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ds_bert.errors import ConfigurationError
+from ds_bert.errors import ConfigurationError, suggest
 
 SECTION = "ds_bert"
 MICRO_BATCH = "train_micro_batch_size_per_gpu"  # DeepSpeed's key; the only one with a flag
@@ -179,9 +178,7 @@ def check_keys(found: Any, allowed: Iterable[str], where: str) -> None:
     allowed = list(allowed)
     for key in found:
         if key not in allowed:
-            near = difflib.get_close_matches(key, allowed, n=1)
-            hint = f'did you mean "{near[0]}"?' if near else f"known: {', '.join(sorted(allowed))}"
-            raise ConfigurationError(f'{where}: unknown key "{key}"; {hint}')
+            raise ConfigurationError(f'{where}: unknown key "{key}"; {suggest(key, allowed)}')
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 A message says what was found, what was expected and what to do, in one or two lines.
 """
 
+import difflib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 STOPPED_ON_REQUEST = 75  # EX_TEMPFAIL: saved, start again to go on
@@ -39,6 +40,13 @@ class TrainingDiverged(UserError):
     """Training stopped because gradients or losses stayed non-finite."""
 
     exit_code = 5
+
+
+def suggest(found: str, known: Iterable[str]) -> str:
+    """End of a message about an unknown name: the nearest known one or, if none is near, all."""
+    known = list(known)
+    near = difflib.get_close_matches(found, known, n=1)
+    return f'did you mean "{near[0]}"?' if near else f"known: {', '.join(sorted(known))}"
 
 
 def exit_with(main: Callable[[], int | None]) -> NoReturn:

@@ -1,8 +1,10 @@
 """Train a BERT.
 
-deepspeed --num_accelerators 2 ds_bert/train.py --ds_config ds_configs/demo/seq128.json
+deepspeed --num_accelerators 2 ds_bert/train.py --ds_config demo/seq128
 deepspeed --hostfile hosts ds_bert/train.py --ds_config ds_configs/seq128.json
-python ds_bert/train.py --ds_config ds_configs/demo/seq128.json --dry_run
+deepspeed --num_accelerators 2 --module ds_bert.train --ds_config demo/seq128    (from any folder)
+
+See `ds_bert.commands.train`.
 """
 
 import sys

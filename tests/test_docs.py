@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 
 from ds_bert.config import TrainingConfig
+from ds_bert.preprocessing.options import PreprocessOptions
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
@@ -18,6 +19,11 @@ TREE_LINE = re.compile(r"( *)(\S+(?:, \S+)*)  +\S")
 
 def text_of(page):
     return page.read_text(encoding="utf-8")
+
+
+def flags(options):
+    """The fields of a dataclass that are flags."""
+    return [field for field in dataclasses.fields(options) if "help" in field.metadata]
 
 
 def headings(page):
@@ -31,6 +37,12 @@ def test_every_setting_is_described_with_its_default(field):
     default = json.dumps(field.default)
     row = f"| `{field.name}` | `{default}` | "
     assert row in text_of(ROOT / "docs/training.md")
+
+
+@pytest.mark.parametrize("field", flags(PreprocessOptions), ids=lambda field: field.name)
+def test_every_option_of_preprocessing_is_described_with_its_default(field):
+    default = "all cores" if field.name == "num_workers" else f"`{json.dumps(field.default)}`"
+    assert f"| `{field.name}` | {default} | " in text_of(ROOT / "docs/data.md")
 
 
 def test_the_tree_in_the_readme_names_files_that_exist():

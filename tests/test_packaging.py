@@ -15,6 +15,13 @@ assert callable(kernels.get_kernel), "Hugging Face's package"
 unicode_tables.load()
 print(ds_bert.__file__)
 """
+WITHOUT_REPOSITORY = """
+from ds_bert import recipes
+from ds_bert.commands.train import parse_command_line
+config, recipe = parse_command_line(["--ds_config", "demo/seq128"])
+assert recipe["train_batch_size"] == 32
+print(recipes.find_file(config.model))
+"""
 
 
 def python(*arguments, **options) -> subprocess.CompletedProcess:
@@ -39,6 +46,19 @@ def test_plain_install(root, tmp_path):
     result = python("-c", CHECK, cwd=tmp_path, env=environment)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == str(target / "ds_bert/__init__.py")
+    result = python("-c", WITHOUT_REPOSITORY, cwd=tmp_path, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == str(target / "ds_bert_configs/demo/model.json")
+    files = {
+        path.relative_to(target).as_posix() for path in target.glob("ds_bert_configs/**/*.json")
+    }
+    sources = {path.relative_to(root).as_posix() for path in root.glob("ds_configs/**/*.json")}
+    assert files == {name.replace("ds_configs", "ds_bert_configs") for name in sources}
+    assert (target / "ds_bert/py.typed").exists()
+    command = [sys.executable, str(target / "bin/ds-bert")]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "demo/seq128" in result.stdout
 
 
 @pytest.mark.parametrize("command", ["ds_bert/train.py", "ds_bert/evaluate.py"])

@@ -8,12 +8,12 @@ python ds_bert/evaluate.py --checkpoint some/hugging/face/bert --only_mlm
 import argparse
 import json
 
+from ds_bert.commands.parser import new_parser
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
+
+def parse(argv: list[str] | None, prog: str | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__, prog)
     add = parser.add_argument
     add("--checkpoint", help="run folder, checkpoint or Hugging Face BERT; default: the newest run")
     add("--data", help="data set; default: the run's validation data, else data/validation")
@@ -27,9 +27,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, prog: str | None = None) -> None:
     """Parse the command line, evaluate and print the metrics on rank 0."""
-    options = parse(argv)
+    options = parse(argv, prog)
     from ds_bert import distributed  # after parsing: torch takes seconds to import
     from ds_bert.evaluation.saved_model import evaluate_path
 

@@ -16,7 +16,7 @@ from itertools import chain
 from types import NoneType, UnionType
 from typing import Any
 
-SCRIPT = re.compile(r"python \S+\.py")  # how the docstrings of commands call them
+SCRIPT = re.compile(r"(python )?(?:scripts|ds_bert)/(\w+)\.py")  # in docstrings of commands
 
 
 def new_parser(doc: str | None, prog: str | None) -> ArgumentParser:
@@ -26,8 +26,15 @@ def new_parser(doc: str | None, prog: str | None) -> ArgumentParser:
         doc: the command's docstring, whose examples call its script.
         prog: how the user called it, if not by its script: such as "ds-bert preprocess".
     """
-    doc = SCRIPT.sub(prog, doc or "") if prog else doc
+    doc = called(doc or "", prog)
     return ArgumentParser(prog, description=doc, formatter_class=RawDescriptionHelpFormatter)
+
+
+def called(doc: str, prog: str | None) -> str:
+    """A docstring as it is right for who has called `prog`: without paths of scripts."""
+    if prog is None:
+        return doc
+    return SCRIPT.sub(lambda found: prog if found[1] else f"ds-bert {found[2]}", doc)
 
 
 def add_flags(parser: ArgumentParser, options: type) -> None:

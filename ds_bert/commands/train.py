@@ -1,15 +1,22 @@
-"""Train a BERT."""
+"""Train a BERT.
+
+python ds_bert/train.py --ds_config demo/seq128 --dry_run
+python ds_bert/train.py --ds_config my.json --max_steps 500
+deepspeed --num_accelerators 2 --module ds_bert.train --ds_config demo/seq128
+deepspeed --hostfile hosts --module ds_bert.train --ds_config seq128
+"""
 
 import argparse
 import dataclasses
 from typing import Any
 
+from ds_bert import recipes
 from ds_bert.config import MICRO_BATCH, SECTION, TrainingConfig, check_keys, load_json
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """Parse the command line and train; returns the exit code."""
-    config, recipe = parse_command_line(argv)
+    config, recipe = parse_command_line(argv, prog)
     from ds_bert import distributed  # after parsing: torch and DeepSpeed take seconds to import
     from ds_bert.training.run import run
 
@@ -19,11 +26,14 @@ def main(argv: list[str] | None = None) -> int:
         distributed.shutdown()
 
 
-def parse_command_line(argv: list[str] | None = None) -> tuple[TrainingConfig, dict[str, Any]]:
-    """Read the command line of train.py and the JSON file that it names.
+def parse_command_line(
+    argv: list[str] | None = None, prog: str | None = None
+) -> tuple[TrainingConfig, dict[str, Any]]:
+    """Read the command line and the recipe that it names.
 
     Args:
         argv: arguments without the program's name; None: those of the process.
+        prog: the program's name in messages; None: that of the script.
 
     Returns:
         the typed configuration, and DeepSpeed's part of the JSON as it stands in the file.
@@ -35,6 +45,7 @@ def parse_command_line(argv: list[str] | None = None) -> tuple[TrainingConfig, d
 
     parser = HfArgumentParser(
         TrainingConfig,  # type: ignore[arg-type]
+        prog=prog,
         description="Train a BERT; each field of the configuration is a flag of the same name.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -45,7 +56,7 @@ def parse_command_line(argv: list[str] | None = None) -> tuple[TrainingConfig, d
         type=_number_or_word,
         help=f"sequences per forward pass and rank, or auto (measured); instead of {MICRO_BATCH}",
     )
-    recipe = load_json(parser.parse_args(argv).ds_config)
+    recipe = load_json(recipes.find(parser.parse_args(argv).ds_config))
     section = recipe.pop(SECTION, {})
     names = [item.name for item in dataclasses.fields(TrainingConfig)]
     check_keys(section, names, f'section "{SECTION}"')

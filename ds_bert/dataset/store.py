@@ -138,7 +138,7 @@ class TokenStore:
             there_are = ", ".join(map(str, self.sequence_lengths))
             raise DataError(
                 f"{self.folder} has no instances of max_seq_length {max_seq_length}, only of "
-                f"{there_are}; run scripts/preprocess.py with --max_seq_length {max_seq_length}"
+                f"{there_are}; run ds-bert preprocess with --max_seq_length {max_seq_length}"
             )
         with _damaged_meta(self.folder):
             length = self.meta["lengths"][str(max_seq_length)]
@@ -167,7 +167,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
-            f"{folder} is not a finished data set (no {META}); scripts/preprocess.py makes one"
+            f"{folder} is not a finished data set (no {META}); ds-bert preprocess makes one"
         ) from error
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {folder / META}: {error}; rebuild the data set") from error
@@ -176,7 +176,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     if meta.get("version") != VERSION:
         raise DataError(
             f"{folder} has format version {meta.get('version')}, this ds_bert reads {VERSION}; "
-            "update ds_bert, or rebuild the data set with scripts/preprocess.py"
+            "update ds_bert, or rebuild the data set with ds-bert preprocess"
         )
     return meta
 
@@ -221,7 +221,7 @@ def stored_report(store: TokenStore) -> dict[str, Any]:
     if "report" not in store.meta:
         raise DataError(
             f"{store.folder} has no corpus report, it was made by an older ds_bert; remove the "
-            "folder and make it again with scripts/preprocess.py"
+            "folder and make it again with ds-bert preprocess"
         )
     return store.meta["report"]
 

@@ -61,7 +61,7 @@ def _check(store: TokenStore, name: str, is_right: NDArray | bool, expected: str
     if not np.all(is_right):
         raise DataError(
             f"{store.folder / name}.npy: expected {expected}; "
-            "rebuild the data set with scripts/preprocess.py"
+            "rebuild the data set with ds-bert preprocess"
         )
 
 

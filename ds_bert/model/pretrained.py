@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, BertConfig
 
+from ds_bert import recipes
 from ds_bert.errors import CheckpointError, ConfigurationError
 from ds_bert.model.bert import UnpaddedBert
 from ds_bert.tokenizer.vocabulary import Vocabulary, read_model_vocabulary
@@ -55,7 +56,7 @@ def read_model_config(name: str, vocabulary: Vocabulary, max_seq_length: int) ->
             **PRESETS[name], vocab_size=vocabulary.size, pad_token_id=vocabulary.pad_id
         )
     elif name.endswith(".json"):
-        config = _read_config_file(Path(name))
+        config = _read_config_file(recipes.find_file(name))
     else:
         config = _read_hugging_face_config(name)
     if config.max_position_embeddings < max_seq_length:
@@ -166,7 +167,7 @@ def check_vocabulary(name: str, vocabulary: Vocabulary) -> None:
         raise CheckpointError(
             f"model {name} has the vocabulary {found.sha256[:12]} ({found.size:,} tokens), the "
             f"data set {vocabulary.sha256[:12]} ({vocabulary.size:,} tokens); preprocess the text "
-            "with the model's vocabulary (scripts/create_vocab.py --model_name_or_path)"
+            "with the model's vocabulary (ds-bert create-vocab --model_name_or_path)"
         )
 
 

@@ -138,5 +138,5 @@ def _check_documents(options: PreprocessOptions, counts: dict[str, int]) -> None
     if options.mode == "fast" and unknown > MAX_UNKNOWN:
         raise DataError(
             f"{unknown:.0%} of the words are [UNK]: {options.vocab_file} is no vocabulary of this "
-            "text; scripts/create_vocab.py learns one from it"
+            "text; ds-bert create-vocab learns one from it"
         )

@@ -38,7 +38,7 @@ def warnings(options: PreprocessOptions, result: Result) -> Iterator[str]:
     if unknown > _MANY_UNKNOWN:
         yield (
             f"{unknown:.1%} of the words are [UNK]; does the vocabulary fit the language and "
-            "--do_lower_case? scripts/create_vocab.py learns one from your text"
+            "--do_lower_case? ds-bert create-vocab learns one from your text"
         )
     if statistics["invalid_bytes"]:
         yield f"{statistics['invalid_bytes']:,} bytes that are not UTF-8 were left out"
@@ -121,7 +121,7 @@ def last_screen(result: Result) -> str:
             f"{report['repeated_sentences']['share']:.1%} of the lines repeat another one"
         )
         lines.append(f"report:     {result.data_sets[TRAIN].folder / PAGE}")
-    lines.append(f"look at it: python scripts/inspect_data.py {result.data_sets[TRAIN].folder}")
+    lines.append(f"look at it: ds-bert inspect {result.data_sets[TRAIN].folder}")
     lines.append(f"next:       {_next_command(result)}")
     return "\n".join(lines)
 
@@ -130,7 +130,7 @@ def _next_command(result: Result) -> str:
     folders = {part: str(data_set.folder) for part, data_set in result.data_sets.items()}
     objective = _objective(next(iter(result.data_sets[TRAIN].meta["lengths"].values())))
     return (
-        "deepspeed ds_bert/train.py --ds_config ds_configs/seq128.json "
+        "deepspeed --module ds_bert.train --ds_config seq128 "
         f"--train_data {shlex.quote(folders[TRAIN])} "
         f"--validation_data {shlex.quote(folders.get(VALIDATION, ''))}"
         + (f" --objective {objective}" if objective != MLM_NSP else "")

@@ -45,6 +45,14 @@ class LearnedVocabulary(NamedTuple):
     num_words: int
     num_unknown: int
 
+    def describe(self, word_counts: Mapping[str, int]) -> str:
+        """How the vocabulary fits what it was learned from, for a person."""
+        return (
+            f"{self.num_words:,} words, {len(word_counts):,} different; "
+            f"{self.num_characters:,} characters kept, {self.num_dropped_characters:,} left out "
+            f"({self.num_unknown / self.num_words:.3%} of the words hold one of those)"
+        )
+
 
 def count_words(
     inputs: Sequence[Input], do_lower_case: bool, ignore_invalid: bool = False

@@ -62,7 +62,7 @@ class Vocabulary:
         except OSError as error:
             raise DataError(
                 f"cannot read the vocabulary file {path}: {error.strerror}; "
-                "scripts/create_vocab.py makes one"
+                "ds-bert create-vocab makes one"
             ) from error
         except UnicodeDecodeError as error:
             raise DataError(

@@ -80,12 +80,6 @@ def test_help(parser):
     assert "internal" not in text
 
 
-def test_examples_name_the_command_as_it_was_called():
-    doc = "Do it.\n\npython scripts/do.py x\n"
-    assert "\npython scripts/do.py x" in new_parser(doc, None).format_help()
-    assert "\nds-bert do x" in new_parser(doc, "ds-bert do").format_help()
-
-
 def test_every_option_of_preprocessing_is_a_flag():
     parser = new_parser(None, None)
     add_flags(parser, PreprocessOptions)

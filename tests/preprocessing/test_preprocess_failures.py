@@ -34,7 +34,7 @@ BAD = {
     "cut character": ("x.txt", b"a\n\nb\xe2\x82", [], 3, "line 3, byte 4"),
     "binary": ("x.txt", b"\x89PNG\r\n\x1a\n\0\0", [], 3, "line 1, byte 0"),
     "utf-16": ("x.txt", "a\n\nb".encode("utf-16"), [], 3, "iconv -f UTF-16"),
-    "no vocabulary": ("x.txt", b"a", ["--vocab_file", "absent"], 3, "scripts/create_vocab.py"),
+    "no vocabulary": ("x.txt", b"a", ["--vocab_file", "absent"], 3, "ds-bert create-vocab"),
     "short": ("x.txt", b"a", ["--max_seq_length", 7], 2, "from 8 to"),
     "twice": ("x.txt", b"a", ["--max_seq_length", 64, 64], 2, "different lengths"),
     "predictions": (

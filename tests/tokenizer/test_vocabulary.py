@@ -99,7 +99,7 @@ def test_bad_files_are_refused(tmp_path, content, message):
 
 
 def test_a_missing_file_names_the_command_that_makes_one(tmp_path):
-    with pytest.raises(DataError, match=r"create_vocab\.py"):
+    with pytest.raises(DataError, match="ds-bert create-vocab"):
         Vocabulary.read(tmp_path / "none.txt")
 
 
