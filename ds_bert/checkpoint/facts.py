@@ -9,13 +9,14 @@ from typing import Any
 from transformers import BertConfig
 
 from ds_bert.checkpoint.folder import Checkpoint
+from ds_bert.dataset.options import MLM_NSP
 from ds_bert.errors import CheckpointError
 from ds_bert.model import pretrained
 
 # The layout of DeepSpeed's files depends on these: they count where only moments are taken, too.
-LAYOUT = ("optimizer", "precision", "zero_stage", "world_size")
+LAYOUT = ("objective", "optimizer", "precision", "zero_stage", "world_size")
 # By name of a fact that older checkpoints do not have: what those were written with.
-BEFORE: dict[str, Any] = {}
+BEFORE: dict[str, Any] = {"objective": MLM_NSP, "masks": None}
 
 
 def check_resume(facts: dict[str, Any], checkpoint: Checkpoint) -> None:

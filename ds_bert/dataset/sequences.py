@@ -9,13 +9,15 @@ from numpy.typing import NDArray
 
 from ds_bert.dataset.documents import DocumentRun
 from ds_bert.dataset.format import INSTANCE_DTYPE, POSITION_DTYPE, SENTENCE_END_DTYPE
-from ds_bert.dataset.options import InstanceOptions
+from ds_bert.dataset.options import MLM_NSP, InstanceOptions
 from ds_bert.dataset.tables import MaskChunk, RowChunk
 from ds_bert.errors import DataError
 
 
 class SequenceChunk(NamedTuple):
     """Some sequences [CLS] A [SEP] B [SEP], without their special tokens; integers of any dtype.
+
+    B is empty in data for masked-LM alone, [CLS] A [SEP].
 
     Attributes:
         tokens: [T], A and B of the first sequence, A and B of the next, ...; at masked positions
@@ -106,7 +108,11 @@ def _text_rules(
 ) -> Iterator[_Rule]:
     tokens, a_lengths, b_lengths, is_random_next = (array.astype(np.int64) for array in chunk[:4])
     lengths, numbers = a_lengths + b_lengths, np.arange(len(a_lengths))
-    yield numbers, np.minimum(a_lengths, b_lengths) > 0, "segments of one token or more"
+    if options.objective == MLM_NSP:
+        yield numbers, np.minimum(a_lengths, b_lengths) > 0, "segments of one token or more"
+    else:
+        one = (a_lengths > 0) & (b_lengths == 0)
+        yield numbers, one, "one segment of one token or more, and an empty B"
     limit = options.max_num_tokens
     yield numbers, lengths <= limit, f"at most {limit} tokens beside the special ones"
     yield numbers, np.isin(is_random_next, (0, 1)), "is_random_next to be 0 or 1"
