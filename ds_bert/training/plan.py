@@ -179,9 +179,9 @@ def _check_objective(config: TrainingConfig, table: InstanceTable) -> None:
         folder = table.store.folder
         raise ConfigurationError(
             f"objective {config.objective} needs instances of {expected}, {folder} has those of "
-            f"{found}; set objective to {found}, or make them of the same text: python "
-            f"scripts/preprocess.py --objective {expected} --max_seq_length "
-            f"{config.max_seq_length} --output_dir {folder}_{expected.replace('+', '_')}"
+            f"{found}; set objective to {found}, or make them of the same text: ds-bert preprocess "
+            f"--objective {expected} --max_seq_length {config.max_seq_length} "
+            f"--output_dir {folder}_{expected.replace('+', '_')}"
         )
 
 
