@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from ds_bert.errors import ConfigurationError
+from ds_bert.errors import require
 
 
 def learning_rate_factor(
@@ -46,15 +46,12 @@ def learning_rate_factor(
     DeepLearningExamples, BERT for PyTorch, schedulers.py (PolyWarmUpScheduler is stepped before the
     update).
     """
-    decay = _DECAYS.get(lr_scheduler_type)
-    if decay is None:
-        raise ConfigurationError(
-            f"lr_scheduler_type: found {lr_scheduler_type!r}, expected one of {', '.join(_DECAYS)}"
-        )
+    names = ", ".join(_DECAYS)
+    require(lr_scheduler_type in _DECAYS, "lr_scheduler_type", lr_scheduler_type, f"one of {names}")
     position = min(step + (lr_scheduler_type == "poly"), max_steps)
     if position < warmup_steps:
         return position / warmup_steps
-    return decay(position, max_steps, warmup_steps)
+    return _DECAYS[lr_scheduler_type](position, max_steps, warmup_steps)
 
 
 class Schedule(LambdaLR):
