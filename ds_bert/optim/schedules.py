@@ -6,6 +6,7 @@ were applied before this one: the first update has t = 0, the last t = max_steps
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -85,21 +86,15 @@ def build_scheduler(
         max_steps: as in `learning_rate_factor`.
         warmup_steps: as in `learning_rate_factor`.
 
-    Returns:
-        the scheduler.
-
     Raises:
         ConfigurationError: unknown schedule.
     """
-
-    def factor(step: int) -> float:
-        return learning_rate_factor(
-            step,
-            lr_scheduler_type=lr_scheduler_type,
-            max_steps=max_steps,
-            warmup_steps=warmup_steps,
-        )
-
+    factor = partial(
+        learning_rate_factor,
+        lr_scheduler_type=lr_scheduler_type,
+        max_steps=max_steps,
+        warmup_steps=warmup_steps,
+    )
     return Schedule(optimizer, factor)
 
 
