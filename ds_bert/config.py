@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ds_bert.errors import ConfigurationError, suggest
+from ds_bert.errors import ConfigurationError, require, suggest
 
 SECTION = "ds_bert"
 MICRO_BATCH = "train_micro_batch_size_per_gpu"  # DeepSpeed's key; the only one with a flag
@@ -120,10 +120,10 @@ class TrainingConfig:
             _check_type(name, getattr(self, name), annotation)
         positive = ("max_seq_length", "max_steps", "log_interval", "eval_batch_size")
         for name in (*positive, "max_consecutive_skips"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("eval_interval", "save_interval", "max_eval_sequences", "seed"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        _require(self.keep_checkpoints >= 2, "keep_checkpoints", self.keep_checkpoints, ">= 2")
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(self.keep_checkpoints >= 2, "keep_checkpoints", self.keep_checkpoints, ">= 2")
         self._check_warmup()
         if self.carry_moments and not self.init_from:
             raise ConfigurationError(
@@ -138,9 +138,9 @@ class TrainingConfig:
             )
         if steps is not None:
             expected = f"between 0 and max_steps ({self.max_steps})"
-            _require(0 <= steps <= self.max_steps, "warmup_steps", steps, expected)
+            require(0 <= steps <= self.max_steps, "warmup_steps", steps, expected)
         if share is not None:
-            _require(0 <= share <= 1, "warmup_proportion", share, "between 0 and 1")
+            require(0 <= share <= 1, "warmup_proportion", share, "between 0 and 1")
 
     @property
     def num_warmup_steps(self) -> int:
@@ -173,8 +173,7 @@ def load_json(path: str | Path) -> dict[str, Any]:
 
 def check_keys(found: Any, allowed: Iterable[str], where: str) -> None:
     """Refuse keys that are not allowed, naming the nearest one that is."""
-    if not isinstance(found, dict):
-        raise ConfigurationError(f"{where}: found {found!r}, expected an object")
+    require(isinstance(found, dict), where, found, "an object")
     allowed = list(allowed)
     for key in found:
         if key not in allowed:
@@ -194,21 +193,15 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _require(holds: bool, name: str, found: Any, expected: str) -> None:
-    if not holds:
-        raise ConfigurationError(f"{name}: found {found}, expected {expected}")
-
-
 def _check_type(name: str, value: Any, annotation: Any) -> None:
     if typing.get_origin(annotation) is Literal:
         choices = typing.get_args(annotation)
-        _require(value in choices, name, repr(value), f"one of {', '.join(choices)}")
+        require(value in choices, name, value, f"one of {', '.join(choices)}")
         return
     kinds = typing.get_args(annotation) or (annotation,)
     number = isinstance(value, int) and not isinstance(value, bool) and float in kinds
     wrong_bool = isinstance(value, bool) and bool not in kinds
-    if wrong_bool or not (isinstance(value, kinds) or number):
-        wanted = " or ".join("nothing" if k is type(None) else k.__name__ for k in kinds)
-        raise ConfigurationError(f"{name}: found {value!r}, expected {wanted}")
+    wanted = " or ".join("nothing" if k is type(None) else k.__name__ for k in kinds)
+    require(not wrong_bool and (isinstance(value, kinds) or number), name, value, wanted)
     if isinstance(value, float):
-        _require(math.isfinite(value), name, value, "a finite number")
+        require(math.isfinite(value), name, value, "a finite number")

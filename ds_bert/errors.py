@@ -7,7 +7,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 STOPPED_ON_REQUEST = 75  # EX_TEMPFAIL: saved, start again to go on
 
@@ -40,6 +40,22 @@ class TrainingDiverged(UserError):
     """Training stopped because gradients or losses stayed non-finite."""
 
     exit_code = 5
+
+
+def require(holds: bool, name: str, found: Any, expected: str) -> None:
+    """Refuse the value of a setting: "NAME: found VALUE, expected ...".
+
+    Args:
+        holds: whether the value is allowed.
+        name: of the setting, as the user writes it.
+        found: its value.
+        expected: what is allowed, in words.
+
+    Raises:
+        ConfigurationError: `holds` is false.
+    """
+    if not holds:
+        raise ConfigurationError(f"{name}: found {found!r}, expected {expected}")
 
 
 def suggest(found: str, known: Iterable[str]) -> str:

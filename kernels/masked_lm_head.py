@@ -28,7 +28,6 @@ def masked_lm_loss(
     bias: Tensor,
     labels: Tensor,
     ignore_index: int = -100,
-    impl: str = "auto",
     max_logits_bytes: int = MAX_LOGITS_BYTES,
 ) -> tuple[Tensor, Tensor]:
     """Decoder of the masked-LM head with its cross-entropy, over positions already gathered.
@@ -39,7 +38,6 @@ def masked_lm_loss(
         bias: [V] decoder bias.
         labels: [N] int64 vocabulary ids, or `ignore_index`.
         ignore_index: label of a position that counts for nothing.
-        impl: "triton", "torch", or "auto" for Triton on CUDA tensors and torch elsewhere.
         max_logits_bytes: logits above this size are worked off in chunks of rows.
 
     Returns:
@@ -48,11 +46,8 @@ def masked_lm_loss(
 
     Source: Devlin et al. 2019, section 3.1; Milakov, Gimelshein 2018 (online softmax).
     """
-    if impl == "auto":
-        impl = "triton" if hidden.is_cuda else "torch"
-    if impl == "torch" or len(hidden) == 0:
+    if len(hidden) == 0:  # a kernel cannot be launched for no rows
         return reference.masked_lm_loss(hidden, weight, bias, labels, ignore_index)
-    assert impl == "triton", impl
     return _MaskedLMLoss.apply(hidden, weight, bias, labels, ignore_index, max_logits_bytes)
 
 

@@ -74,7 +74,7 @@ def check(report: Report, positions: int, hidden_size: int, vocab_size: int, dty
     """Both paths against float64; few rows are drawn often, for one row's error is luck."""
     sizes = (positions, hidden_size, vocab_size, dtype, report.device)
     paths = {
-        name: partial(masked_lm_loss, impl="triton", max_logits_bytes=limit)
+        name: partial(masked_lm_loss, max_logits_bytes=limit)
         for name, limit in path_limits(positions, vocab_size, dtype).items()
     }
     measured = {name: Errors() for name in ("torch", *paths)}
@@ -110,8 +110,7 @@ def path_limits(positions: int, vocab_size: int, dtype) -> dict[str, int]:
 
 def check_all_ignored(report: Report, hidden_size: int, vocab_size: int, dtype) -> None:
     tensors, labels = make_inputs(37, hidden_size, vocab_size, dtype, report.device)
-    ours = partial(masked_lm_loss, impl="triton")
-    found, count = run(ours, tensors, labels.fill_(-100))
+    found, count = run(masked_lm_loss, tensors, labels.fill_(-100))
     report.check(
         f"{str(dtype)[6:]} N 37 H {hidden_size} all ignored", {}, {}, 0.0,
         zero=count == 0 and not any(bool(tensor.any()) for tensor in found),
@@ -145,7 +144,7 @@ def measure(report: Report, positions: int, hidden_size: int, vocab_size: int, d
     tensors, labels = make_inputs(positions, hidden_size, vocab_size, dtype, report.device)
     leaves = [tensor.requires_grad_() for tensor in tensors]
     functions = {
-        name: partial(masked_lm_loss, impl="triton", max_logits_bytes=limit)
+        name: partial(masked_lm_loss, max_logits_bytes=limit)
         for name, limit in zip(
             ("ours", "ours, 4 chunks"),
             path_limits(positions, vocab_size, dtype).values(),

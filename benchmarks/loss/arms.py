@@ -24,9 +24,9 @@ SIZES = {
     "intermediate_size": 256,
     "max_position_embeddings": 64,
 }
-CLIP = 1.0
+BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.98), 0.01, 1.0
 # The learning rate is set at every step.
-LAMB = {"type": "Lamb", "params": {"lr": 1.0, "betas": (0.9, 0.98), "weight_decay": 0.01}}
+LAMB = {"type": "Lamb", "params": {"lr": 1.0, "betas": BETAS, "weight_decay": WEIGHT_DECAY}}
 FP32, BF16 = torch.float32, torch.bfloat16
 
 

@@ -2,7 +2,7 @@
 
     checkpoints/latest              the name of the newest one, replaced last
     checkpoints/step_500/           complete or absent
-        files.json               facts of the run; size and hash of every file
+        manifest.json               facts of the run; size and hash of every file
         engine/                     DeepSpeed's state: weights, moments, schedule, loss scale
         random_state_rank_0.pt ...  generators of every rank
         hf/                         the same model as a Hugging Face folder

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ds_bert.errors import ConfigurationError
+from ds_bert.errors import ConfigurationError, require
 
 # What a model is trained for. It decides what an instance is.
 MLM_NSP, MLM = "mlm+nsp", "mlm"
@@ -64,29 +64,26 @@ class InstanceOptions:
 
     def __post_init__(self):
         """Refuse values without a meaning."""
-        is_known = self.objective in OBJECTIVES
-        _check(is_known, f"--objective {self.objective}", " or ".join(OBJECTIVES))
-        _check(
-            self.mode == "fast" or self.objective == MLM_NSP,
-            f"--objective {self.objective} with --mode {self.mode}",
-            f"--mode fast, or {MLM_NSP}: Google's script makes pairs only",
+        length, most = self.max_seq_length, self.max_predictions_per_seq
+        objective, mode = self.objective, self.mode
+        require(objective in OBJECTIVES, "--objective", objective, " or ".join(OBJECTIVES))
+        require(mode in MODES, "--mode", mode, " or ".join(MODES))
+        if mode != "fast" and objective != MLM_NSP:
+            raise ConfigurationError(
+                f"--objective {objective} with --mode {mode}: expected --mode fast, or {MLM_NSP}: "
+                "Google's script makes pairs only"
+            )
+        lengths = f"from {MIN_SEQ_LENGTH} to {MAX_SEQ_LENGTH}"
+        require(MIN_SEQ_LENGTH <= length <= MAX_SEQ_LENGTH, "--max_seq_length", length, lengths)
+        require(
+            1 <= most <= self.max_num_tokens,
+            "--max_predictions_per_seq",
+            most,
+            f"from 1 to {self.max_num_tokens} for --max_seq_length {length}",
         )
-        _check(
-            MIN_SEQ_LENGTH <= self.max_seq_length <= MAX_SEQ_LENGTH,
-            f"--max_seq_length {self.max_seq_length}",
-            f"from {MIN_SEQ_LENGTH} to {MAX_SEQ_LENGTH}",
-        )
-        _check(
-            1 <= self.max_predictions_per_seq <= self.max_num_tokens,
-            f"--max_predictions_per_seq {self.max_predictions_per_seq}",
-            f"from 1 to {self.max_num_tokens} for --max_seq_length {self.max_seq_length}",
-        )
-        _check(0 < self.masked_lm_prob < 1, f"--masked_lm_prob {self.masked_lm_prob}", "in (0, 1)")
-        _check(
-            0 <= self.short_seq_prob <= 1, f"--short_seq_prob {self.short_seq_prob}", "in [0, 1]"
-        )
-        _check(self.dupe_factor >= 1, f"--dupe_factor {self.dupe_factor}", "1 or more")
-        _check(self.mode in MODES, f"--mode {self.mode}", " or ".join(MODES))
+        require(0 < self.masked_lm_prob < 1, "--masked_lm_prob", self.masked_lm_prob, "in (0, 1)")
+        require(0 <= self.short_seq_prob <= 1, "--short_seq_prob", self.short_seq_prob, "in [0, 1]")
+        require(self.dupe_factor >= 1, "--dupe_factor", self.dupe_factor, "1 or more")
 
     @property
     def max_num_tokens(self) -> int:
@@ -115,8 +112,3 @@ class InstanceOptions:
             for name, value in asdict(self).items()
             if (name, value) != ("objective", MLM_NSP)
         }
-
-
-def _check(is_right: bool, found: str, expected: str) -> None:
-    if not is_right:
-        raise ConfigurationError(f"{found}: expected {expected}")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ds_bert.config import check_keys
-from ds_bert.errors import ConfigurationError
+from ds_bert.errors import ConfigurationError, require
 from ds_bert.optim.adamw import ADAMW
 from ds_bert.optim.entry import OptimizerEntry
 from ds_bert.optim.lamb import LAMB
@@ -106,10 +106,7 @@ def _checked(name: str, params: Any) -> dict[str, Any]:
         raise ConfigurationError("optimizer.params: lr is missing; give the peak learning rate")
     for key, value in params.items():
         option = entry.options[key]
-        if not option.holds(value):
-            raise ConfigurationError(
-                f"optimizer.params.{key}: found {value!r}, expected {option.expected}"
-            )
+        require(option.holds(value), f"optimizer.params.{key}", value, option.expected)
     options = {key: option.default for key, option in entry.options.items()} | params
     entry.check(options)
     return options

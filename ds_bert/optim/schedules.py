@@ -6,12 +6,13 @@ were applied before this one: the first update has t = 0, the last t = max_steps
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from ds_bert.errors import ConfigurationError
+from ds_bert.errors import require
 
 
 def learning_rate_factor(
@@ -46,15 +47,12 @@ def learning_rate_factor(
     DeepLearningExamples, BERT for PyTorch, schedulers.py (PolyWarmUpScheduler is stepped before the
     update).
     """
-    decay = _DECAYS.get(lr_scheduler_type)
-    if decay is None:
-        raise ConfigurationError(
-            f"lr_scheduler_type: found {lr_scheduler_type!r}, expected one of {', '.join(_DECAYS)}"
-        )
+    names = ", ".join(_DECAYS)
+    require(lr_scheduler_type in _DECAYS, "lr_scheduler_type", lr_scheduler_type, f"one of {names}")
     position = min(step + (lr_scheduler_type == "poly"), max_steps)
     if position < warmup_steps:
         return position / warmup_steps
-    return decay(position, max_steps, warmup_steps)
+    return _DECAYS[lr_scheduler_type](position, max_steps, warmup_steps)
 
 
 class Schedule(LambdaLR):
@@ -88,21 +86,15 @@ def build_scheduler(
         max_steps: as in `learning_rate_factor`.
         warmup_steps: as in `learning_rate_factor`.
 
-    Returns:
-        the scheduler.
-
     Raises:
         ConfigurationError: unknown schedule.
     """
-
-    def factor(step: int) -> float:
-        return learning_rate_factor(
-            step,
-            lr_scheduler_type=lr_scheduler_type,
-            max_steps=max_steps,
-            warmup_steps=warmup_steps,
-        )
-
+    factor = partial(
+        learning_rate_factor,
+        lr_scheduler_type=lr_scheduler_type,
+        max_steps=max_steps,
+        warmup_steps=warmup_steps,
+    )
     return Schedule(optimizer, factor)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ds_bert.config import option
 from ds_bert.dataset.commit import fingerprint
 from ds_bert.dataset.options import MLM, MLM_NSP, MODES, OBJECTIVES, InstanceOptions
-from ds_bert.errors import ConfigurationError
+from ds_bert.errors import ConfigurationError, require
 from ds_bert.text.blocks import BLOCK_BYTES
 from ds_bert.text.inputs import TEXT_COLUMN, find_inputs
 from ds_bert.text.source import Input
@@ -145,16 +145,12 @@ class PreprocessOptions:
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
         self.instance_options(TRAIN)
-        if len(set(self.max_seq_length)) < len(self.max_seq_length) or not self.max_seq_length:
-            raise ConfigurationError(
-                f"--max_seq_length {_joined(self.max_seq_length)}: expected different lengths"
-            )
-        if not 0 <= self.fraction < 1:
-            raise ConfigurationError(f"--validation_fraction {self.fraction}: expected in [0, 1)")
-        if self.num_workers < 1:
-            raise ConfigurationError(f"--num_workers {self.num_workers}: expected 1 or more")
-        if self.errors not in ERRORS:
-            raise ConfigurationError(f"--errors {self.errors}: expected {', '.join(ERRORS)}")
+        lengths = self.max_seq_length
+        differ = 0 < len(lengths) == len(set(lengths))
+        require(differ, "--max_seq_length", _joined(lengths), "different lengths")
+        require(0 <= self.fraction < 1, "--validation_fraction", self.fraction, "in [0, 1)")
+        require(self.num_workers >= 1, "--num_workers", self.num_workers, "1 or more")
+        require(self.errors in ERRORS, "--errors", self.errors, ", ".join(ERRORS))
         if len(self.folders) > 1:
             train, validation = (folder.resolve() for folder in self.folders.values())
             if train.is_relative_to(validation) or validation.is_relative_to(train):
@@ -208,11 +204,12 @@ class PreprocessOptions:
         predictions = self.max_predictions_per_seq or [
             round(PREDICTIONS_PER_128 * n / 128) for n in lengths
         ]
-        if len(predictions) != len(lengths):
-            raise ConfigurationError(
-                f"--max_predictions_per_seq {_joined(predictions)}: expected as many values as "
-                f"--max_seq_length {_joined(lengths)} has"
-            )
+        require(
+            len(predictions) == len(lengths),
+            "--max_predictions_per_seq",
+            _joined(predictions),
+            f"as many values as --max_seq_length {_joined(lengths)} has",
+        )
         dupe_factor = self.dupe_factor
         if dupe_factor is None:
             is_mlm = self.objective == MLM

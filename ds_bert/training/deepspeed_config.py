@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ds_bert.config import MICRO_BATCH, check_keys
-from ds_bert.errors import ConfigurationError
+from ds_bert.errors import ConfigurationError, require
 
 AUTO = "auto"  # as micro-batch size: to be measured (micro_batch.py)
 
@@ -96,11 +96,9 @@ def plan_batch(recipe: dict[str, Any], world_size: int) -> BatchPlan:
 
 
 def _size(recipe: dict[str, Any], key: str, otherwise: str = "") -> int:
-    value = recipe.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigurationError(
-            f"{key}: found {value!r}, expected a whole number of at least 1{otherwise}"
-        )
+    value: Any = recipe.get(key)
+    is_size = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    require(is_size, key, value, f"a whole number of at least 1{otherwise}")
     return value
 
 
@@ -142,10 +140,7 @@ def check_engine_config(recipe: dict[str, Any]) -> None:
 
 def _check_precision(recipe: dict[str, Any]) -> None:
     stage = zero_stage(recipe)
-    if stage not in (0, 1):
-        raise ConfigurationError(
-            f"zero_optimization.stage: found {stage!r}, expected 1, or 0 in fp32"
-        )
+    require(stage in (0, 1), "zero_optimization.stage", stage, "1, or 0 in fp32")
     sixteen = [kind for kind in ("fp16", "bf16") if recipe.get(kind, {}).get("enabled")]
     if len(sixteen) == 2:
         raise ConfigurationError("fp16 and bf16 are both enabled; enable one of them")
@@ -155,10 +150,8 @@ def _check_precision(recipe: dict[str, Any]) -> None:
             "scaling and the first step); use stage 1"
         )
     accumulation = recipe.get("data_types", {}).get("grad_accum_dtype")
-    if accumulation not in (None, "fp32", "fp16", "bf16"):
-        raise ConfigurationError(
-            f"data_types.grad_accum_dtype: found {accumulation!r}, expected fp32, fp16 or bf16"
-        )
+    is_known = accumulation in (None, "fp32", "fp16", "bf16")
+    require(is_known, "data_types.grad_accum_dtype", accumulation, "fp32, fp16 or bf16")
 
 
 def zero_stage(recipe: dict[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from ds_bert.config import TrainingConfig
 from ds_bert.dataset.options import MaskOptions
 from ds_bert.dataset.store import InstanceTable
-from ds_bert.errors import ConfigurationError
+from ds_bert.errors import ConfigurationError, require
 
 FIELDS = tuple(MaskOptions.__dataclass_fields__)  # the recipe's fields have the same names
 
@@ -120,5 +120,4 @@ def _check(schedule: MaskSchedule, max_num_tokens: int) -> None:
             "shares of at least 0 with a sum of at most 1",
         ),
     ):
-        if not holds:
-            raise ConfigurationError(f"{name}: found {found}, expected {expected}")
+        require(holds, name, found, expected)

@@ -14,7 +14,7 @@ from ds_bert.checkpoint.facts import check_moments, check_resume
 from ds_bert.checkpoint.folder import Checkpoint
 from ds_bert.config import MICRO_BATCH, TrainingConfig
 from ds_bert.dataset.store import InstanceTable, TokenStore
-from ds_bert.errors import CheckpointError, ConfigurationError, DataError
+from ds_bert.errors import CheckpointError, ConfigurationError, DataError, require
 from ds_bert.model import pretrained
 from ds_bert.model.bert import OBJECTIVES, UnpaddedBert
 from ds_bert.model.fp8 import check_fp8
@@ -170,10 +170,8 @@ def _validation_table(config: TrainingConfig, train: TokenStore) -> InstanceTabl
 
 
 def _check_objective(config: TrainingConfig, table: InstanceTable) -> None:
-    if config.objective not in OBJECTIVES:
-        raise ConfigurationError(
-            f"objective: found {config.objective!r}, expected one of {', '.join(OBJECTIVES)}"
-        )
+    known = config.objective in OBJECTIVES
+    require(known, "objective", config.objective, f"one of {', '.join(OBJECTIVES)}")
     found, expected = table.options.objective, OBJECTIVES[config.objective].instances
     if found != expected:
         folder = table.store.folder

@@ -52,7 +52,7 @@ def test_no_worse_than_torch(shape, dtype, tolerance, limit):
     tensors, labels = inputs(*shape, dtype)
     exact = run(float64, [tensor.double() for tensor in tensors], labels)
     plain = run(reference.masked_lm_loss, tensors, labels)
-    ours = run(masked_lm_loss, tensors, labels, impl="triton", max_logits_bytes=limit)
+    ours = run(masked_lm_loss, tensors, labels, max_logits_bytes=limit)
     for found, baseline in zip(errors(ours, exact), errors(plain, exact), strict=True):
         assert found <= baseline + tolerance
     assert ours[1] == plain[1]
@@ -62,16 +62,16 @@ def test_no_worse_than_torch(shape, dtype, tolerance, limit):
 @pytest.mark.parametrize("positions", [0, 4])
 def test_nothing_to_predict(positions):
     tensors, labels = inputs(positions, 50, 16)
-    loss, correct, gradients = run(masked_lm_loss, tensors, labels.fill_(-100), impl="triton")
+    loss, correct, gradients = run(masked_lm_loss, tensors, labels.fill_(-100))
     assert loss == 0 and correct == 0
     assert not any(gradient.any() for gradient in gradients)
 
 
 def test_inputs_that_are_not_contiguous():
     (hidden, weight, bias), labels = inputs(9, 60, 16)
-    expected = run(masked_lm_loss, [hidden, weight, bias], labels, impl="triton")
+    expected = run(masked_lm_loss, [hidden, weight, bias], labels)
     strided = [hidden.T.contiguous().T, weight.T.contiguous().T, bias.repeat(2, 1).T[:, 0]]
-    found = run(masked_lm_loss, strided, labels.repeat(2, 1).T[:, 0], impl="triton")
+    found = run(masked_lm_loss, strided, labels.repeat(2, 1).T[:, 0])
     assert found[0] == expected[0]
     for one, other in zip(found[2], expected[2], strict=True):
         torch.testing.assert_close(one, other)
@@ -82,7 +82,7 @@ def test_inputs_that_are_not_contiguous():
 def test_a_row_that_is_not_finite_shows_in_the_loss(value):
     tensors, labels = inputs(8, 60, 16)
     tensors[0][-1, 0] = value
-    loss, _, _ = run(masked_lm_loss, tensors, labels, impl="triton")
+    loss, _, _ = run(masked_lm_loss, tensors, labels)
     assert not torch.isfinite(loss)
 
 
@@ -90,7 +90,7 @@ def test_entries_of_minus_infinity_are_left_out():
     tensors, labels = inputs(8, 5000, 16)
     tensors[2][:4500] = -float("inf")  # a whole block of them first
     labels.fill_(4999)
-    ours = run(masked_lm_loss, tensors, labels, impl="triton")
+    ours = run(masked_lm_loss, tensors, labels)
     plain = run(reference.masked_lm_loss, tensors, labels)
     torch.testing.assert_close(ours[0], plain[0])
     torch.testing.assert_close(ours[2][0], plain[2][0])
@@ -99,12 +99,12 @@ def test_entries_of_minus_infinity_are_left_out():
 def test_the_first_of_equal_largest_logits_counts():
     hidden, weight, bias = torch.zeros(2, 4), torch.zeros(5000, 4), torch.zeros(5000)
     bias[[7, 4500]] = 1.0
-    assert masked_lm_loss(hidden, weight, bias, torch.tensor([7, 4500]), impl="triton")[1] == 1
+    assert masked_lm_loss(hidden, weight, bias, torch.tensor([7, 4500]))[1] == 1
 
 
 def test_the_same_input_gives_the_same_bits():
     tensors, labels = inputs(37, 1000, 64)
-    one, other = (run(masked_lm_loss, tensors, labels, impl="triton") for _ in range(2))
+    one, other = (run(masked_lm_loss, tensors, labels) for _ in range(2))
     assert one[0] == other[0]
     assert all(torch.equal(a, b) for a, b in zip(one[2], other[2], strict=True))
 
@@ -115,15 +115,7 @@ def test_the_gradient_of_a_tied_weight_is_the_sum_of_both_uses():
     gradients = []
     for function in (masked_lm_loss, reference.masked_lm_loss):
         weight = tensors[1].clone().requires_grad_()
-        options = {"impl": "triton"} if function is masked_lm_loss else {}
-        loss, _ = function(F.embedding(ids, weight), weight, tensors[2], labels, **options)
+        loss, _ = function(F.embedding(ids, weight), weight, tensors[2], labels)
         loss.backward()
         gradients.append(weight.grad)
     torch.testing.assert_close(*gradients)
-
-
-def test_cpu_tensors_take_plain_torch():
-    tensors, labels = inputs(5, 60, 16)
-    loss, correct = masked_lm_loss(*tensors, labels)
-    expected = reference.masked_lm_loss(*tensors, labels)
-    assert (loss, correct) == expected
