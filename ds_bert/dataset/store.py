@@ -216,12 +216,12 @@ def stored_report(store: TokenStore) -> dict[str, Any]:
     """The report in a data set's meta.json.
 
     Raises:
-        DataError: the data set was made before there were reports.
+        DataError: the data set was made without one.
     """
     if "report" not in store.meta:
         raise DataError(
-            f"{store.folder} has no corpus report, it was made by an older ds_bert; remove the "
-            "folder and make it again with scripts/preprocess.py"
+            f"{store.folder} has no corpus report, it was made by an older ds_bert or by another "
+            "program; scripts/preprocess.py makes data sets with a report"
         )
     return store.meta["report"]
 
