@@ -16,11 +16,11 @@ from ds_bert.dataset.format import (
     META,
     OFFSET_DTYPE,
     POSITION_DTYPE,
-    SENTENCE_END_DTYPE,
     VERSION,
     VOCABULARY,
     Documents,
     StoredMasks,
+    document_arrays,
 )
 from ds_bert.dataset.npy import read_npy
 from ds_bert.dataset.options import InstanceOptions
@@ -89,12 +89,9 @@ class TokenStore:
             _check_vocabulary(folder, meta["vocabulary"], vocabulary)
             counts = meta["counts"]
             num_offsets = counts["documents"] + 1
-            parts = {
-                "tokens": (vocabulary.token_dtype, counts["tokens"]),
-                "sentence_ends": (SENTENCE_END_DTYPE, counts["sentences"]),
-                "document_token_offsets": (OFFSET_DTYPE, num_offsets),
-                "document_sentence_offsets": (OFFSET_DTYPE, num_offsets),
-            }
+            numbers = (counts["tokens"], counts["sentences"], num_offsets, num_offsets)
+            arrays = document_arrays(vocabulary.token_dtype).items()
+            parts = {name: (dtype, n) for (name, dtype), n in zip(arrays, numbers, strict=True)}
             documents = Documents(*_read_arrays(folder, meta, parts))
         _check_last(folder, "document_token_offsets", documents.token_offsets, counts["tokens"])
         _check_last(
