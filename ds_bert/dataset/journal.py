@@ -9,6 +9,7 @@ become the same as without the kill. What else the work needs must follow from i
 import json
 import time
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +116,11 @@ class Journal:
             name: of the stage.
             folder: where its arrays are.
             work: does it; may run other stages before it appends to its arrays.
-            state: the stage's state at its beginning.
+            state: the stage's state at its beginning; copied.
         """
         if self.is_done(name):
             return
-        new = {"is_done": False, "fraction": 0.0, "state": state, "arrays": {}}
+        new = {"is_done": False, "fraction": 0.0, "state": deepcopy(state), "arrays": {}}
         record = self._stages.setdefault(name, new)
         stage = Stage(self, folder, record)
         try:

@@ -16,11 +16,11 @@ from ds_bert.dataset.format import (
     META,
     OFFSET_DTYPE,
     POSITION_DTYPE,
-    SENTENCE_END_DTYPE,
     VERSION,
     VOCABULARY,
     Documents,
     StoredMasks,
+    document_arrays,
 )
 from ds_bert.dataset.npy import read_npy
 from ds_bert.dataset.options import InstanceOptions
@@ -89,12 +89,9 @@ class TokenStore:
             _check_vocabulary(folder, meta["vocabulary"], vocabulary)
             counts = meta["counts"]
             num_offsets = counts["documents"] + 1
-            parts = {
-                "tokens": (vocabulary.token_dtype, counts["tokens"]),
-                "sentence_ends": (SENTENCE_END_DTYPE, counts["sentences"]),
-                "document_token_offsets": (OFFSET_DTYPE, num_offsets),
-                "document_sentence_offsets": (OFFSET_DTYPE, num_offsets),
-            }
+            numbers = (counts["tokens"], counts["sentences"], num_offsets, num_offsets)
+            arrays = document_arrays(vocabulary.token_dtype).items()
+            parts = {name: (dtype, n) for (name, dtype), n in zip(arrays, numbers, strict=True)}
             documents = Documents(*_read_arrays(folder, meta, parts))
         _check_last(folder, "document_token_offsets", documents.token_offsets, counts["tokens"])
         _check_last(
@@ -216,12 +213,12 @@ def stored_report(store: TokenStore) -> dict[str, Any]:
     """The report in a data set's meta.json.
 
     Raises:
-        DataError: the data set was made before there were reports.
+        DataError: the data set was made without one.
     """
     if "report" not in store.meta:
         raise DataError(
-            f"{store.folder} has no corpus report, it was made by an older ds_bert; remove the "
-            "folder and make it again with ds-bert preprocess"
+            f"{store.folder} has no corpus report, it was made by an older ds_bert or by another "
+            "program; ds-bert preprocess makes data sets with a report"
         )
     return store.meta["report"]
 

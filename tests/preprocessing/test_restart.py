@@ -3,6 +3,7 @@
 import errno
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from ds_bert.dataset.npy import NpyWriter
 from ds_bert.dataset.store import TokenStore
 from ds_bert.dataset.verify import verify
 from ds_bert.errors import DataError
+from ds_bert.files import OutputFolder
 from ds_bert.instances import exact
 from ds_bert.preprocessing import documents, instances, parallel
 from ds_bert.preprocessing.job import preprocess
@@ -228,6 +230,30 @@ def test_lost_files_of_unfinished_work(
     lines = []
     assert preprocess(job, say=lines.append).is_new
     assert not [line for line in lines if "going on" in line]
+
+
+def test_a_part_that_is_removed_before_the_other_is_in_place(
+    tmp_path, text_files, vocab_file, monkeypatch
+):
+    """Finished and nowhere to be found: the work begins anew, rather than publish nothing."""
+    job = options(tmp_path, text_files, vocab_file)
+    original = OutputFolder.publish
+
+    def publish(self):
+        if self.final.name == "train":
+            raise Interruption
+        original(self)
+
+    with monkeypatch.context() as patch, pytest.raises(Interruption):
+        patch.setattr(OutputFolder, "publish", publish)
+        preprocess(job)
+    expected = file_hashes(tmp_path / "validation")
+    shutil.rmtree(tmp_path / "validation")
+    lines = []
+    assert preprocess(job, say=lines.append).is_new
+    assert not [line for line in lines if "going on" in line]
+    assert file_hashes(tmp_path / "validation") == expected
+    assert verify(TokenStore.open(tmp_path / "train")) == 6
 
 
 def test_control_c_says_how_to_go_on(
