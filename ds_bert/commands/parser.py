@@ -47,13 +47,14 @@ def add_flags(parser: ArgumentParser, options: type) -> None:
         parser: gets the flags, in groups by the title `group` of the fields.
         options: the dataclass. `{default}` in a help text is the field's default.
     """
+    annotations = typing.get_type_hints(options)
     groups: dict[str, Any] = {}
     for item in dataclasses.fields(options):
         if "help" in item.metadata:
             title = item.metadata["group"]
             if title not in groups:
                 groups[title] = parser.add_argument_group(title)
-            _add_flag(groups[title], item, typing.get_type_hints(options)[item.name])
+            _add_flag(groups[title], item, annotations[item.name])
 
 
 def _add_flag(group: Any, item: "dataclasses.Field[Any]", annotation: Any) -> None:
