@@ -103,21 +103,13 @@ def _refuse_contradiction(config: TrainingConfig, own: MaskOptions, given: dict[
 
 def _check(schedule: MaskSchedule, max_num_tokens: int) -> None:
     first = schedule.first
-    shares = first.mask_replace_prob, first.random_replace_prob
-    for name, found, holds, expected in (
-        ("masked_lm_prob", first.masked_lm_prob, 0 < first.masked_lm_prob < 1, "between 0 and 1"),
-        ("masked_lm_prob_end", schedule.last_prob, 0 < schedule.last_prob < 1, "between 0 and 1"),
-        (
-            "max_predictions_per_seq",
-            first.max_predictions_per_seq,
-            1 <= first.max_predictions_per_seq <= max_num_tokens,
-            f"from 1 to {max_num_tokens}",
-        ),
-        (
-            "mask_replace_prob and random_replace_prob",
-            shares,
-            min(shares) >= 0 and sum(shares) <= 1,
-            "shares of at least 0 with a sum of at most 1",
-        ),
-    ):
-        require(holds, name, found, expected)
+    probs = {"masked_lm_prob": first.masked_lm_prob, "masked_lm_prob_end": schedule.last_prob}
+    for name, prob in probs.items():
+        require(0 < prob < 1, name, prob, "a share between 0 and 1")
+    limit = first.max_predictions_per_seq
+    expected = f"from 1 to {max_num_tokens}"
+    require(1 <= limit <= max_num_tokens, "max_predictions_per_seq", limit, expected)
+    shares = (first.mask_replace_prob, first.random_replace_prob)
+    holds = min(shares) >= 0 and sum(shares) <= 1
+    expected = "shares of at least 0 with a sum of at most 1"
+    require(holds, "mask_replace_prob and random_replace_prob", shares, expected)

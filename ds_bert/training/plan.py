@@ -1,6 +1,5 @@
 """What a run is going to do: everything checked and every number resolved before it starts."""
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ds_bert.checkpoint.folder import Checkpoint
 from ds_bert.config import MICRO_BATCH, TrainingConfig
 from ds_bert.dataset.store import InstanceTable, TokenStore
 from ds_bert.errors import CheckpointError, ConfigurationError, DataError, require
+from ds_bert.files import require_space
 from ds_bert.model import pretrained
 from ds_bert.model.bert import OBJECTIVES, UnpaddedBert
 from ds_bert.model.fp8 import check_fp8
@@ -223,15 +223,9 @@ def _find_moments(config: TrainingConfig, source: Checkpoint | None) -> Checkpoi
 
 
 def _check_disk(plan: Plan) -> None:
-    folder = Path(plan.config.output_dir)
-    existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
-    needed = checkpoint_bytes(plan) * (plan.config.keep_checkpoints + 1)
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        raise ConfigurationError(
-            f"output_dir {folder}: {needed / 1e9:.1f} GB are needed for keep_checkpoints "
-            f"{plan.config.keep_checkpoints} and one being written, {free / 1e9:.1f} GB are free"
-        )
+    number = plan.config.keep_checkpoints + 1  # one is being written while the others stay
+    needed = checkpoint_bytes(plan) * number
+    require_space(Path(plan.config.output_dir), needed, f"{number} checkpoints in output_dir")
 
 
 def checkpoint_bytes(plan: Plan) -> int:
