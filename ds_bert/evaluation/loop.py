@@ -1,6 +1,7 @@
 """Metrics of a model on a data set, the same numbers every time."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from ds_bert.dataset.store import InstanceTable
 from ds_bert.evaluation.metrics import MetricSums
 from ds_bert.model.batch import Batch, make_batch
 from ds_bert.model.bert import UnpaddedBert
+from ds_bert.progress import Progress
 from ds_bert.rng.streams import permuted
 
 EVALUATION_SEED = 20190524  # masks and sample are fixed: not the run's seed, not its epoch
@@ -33,24 +35,32 @@ def evaluate(
         device: where the batches go.
         batch_size: sequences per forward pass and rank; changes nothing but the speed.
         max_sequences: evaluate on at most this many (always the same ones); 0: all.
-        progress: show a progress bar on rank 0.
+        progress: tell on rank 0 how far it is.
 
     Returns:
         see `MetricSums.over_ranks`.
     """
+    num_sequences = min(max_sequences or len(table), len(table))
     batches = evaluation_batches(
         table,
         micro_batch_size=batch_size,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
         seed=EVALUATION_SEED,
-        max_sequences=max_sequences or None,
+        max_sequences=num_sequences,
     )
     sums = MetricSums(model.losses, device)
     was_training = model.training
     model.eval()
-    for batch in _with_bar(batches, table, batch_size, max_sequences, progress):
-        sums.add(model(batch.to(device)), batch.counts)
+    is_told = progress and distributed.rank() == 0
+    with Progress("evaluate") if is_told else nullcontext() as told:
+        mine = len(range(distributed.rank(), num_sequences, distributed.world_size()))
+        done = 0
+        for batch in batches:
+            sums.add(model(batch.to(device)), batch.counts)
+            done += batch.num_sequences
+            if told is not None:
+                told.update(done / mine, sequences=batch.num_sequences)
     model.train(was_training)
     return sums.over_ranks()
 
@@ -79,13 +89,3 @@ def evaluation_batches(
     for start in range(0, len(mine), micro_batch_size):
         indices = permuted(mine[start : start + micro_batch_size], len(table), seed, 0)
         yield make_batch(table, indices, np.zeros_like(indices), seed)
-
-
-def _with_bar(batches, table, batch_size: int, max_sequences: int, progress: bool):
-    if not progress or distributed.rank() != 0:
-        return batches
-    from tqdm import tqdm
-
-    num_sequences = min(max_sequences or len(table.rows), len(table.rows))
-    total = -(-num_sequences // (batch_size * distributed.world_size()))
-    return tqdm(batches, total=total, desc="evaluate", unit="batch", disable=None)

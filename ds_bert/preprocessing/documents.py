@@ -12,7 +12,8 @@ from ds_bert.dataset.options import MLM, MLM_NSP
 from ds_bert.dataset.store_writer import DOCUMENTS, StoreWriter
 from ds_bert.errors import DataError
 from ds_bert.preprocessing.options import TRAIN, VALIDATION, PreprocessOptions
-from ds_bert.preprocessing.parallel import Progress, ordered_map
+from ds_bert.preprocessing.parallel import ordered_map
+from ds_bert.progress import Progress
 from ds_bert.rng.streams import SPLIT, keys
 from ds_bert.text.blocks import Block, Position, invalid_utf8, read_blocks
 from ds_bert.text.source import Input

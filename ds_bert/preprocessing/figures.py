@@ -15,7 +15,8 @@ from ds_bert.dataset.journal import Stage
 from ds_bert.dataset.options import MLM_NSP, NUM_SPECIAL_TOKENS, InstanceOptions
 from ds_bert.dataset.store_writer import StoreWriter
 from ds_bert.files import write_text
-from ds_bert.preprocessing.parallel import Progress, ordered_map
+from ds_bert.preprocessing.parallel import ordered_map
+from ds_bert.progress import Progress
 from ds_bert.reports.corpus import PAGE, report_page
 from ds_bert.rng.streams import mix
 from ds_bert.tokenizer.vocabulary import Vocabulary

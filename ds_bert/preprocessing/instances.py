@@ -16,7 +16,8 @@ from ds_bert.dataset.tables import MaskChunk, RowChunk
 from ds_bert.instances.doc_sentences import build_doc_sentences
 from ds_bert.instances.exact import GoogleInstances
 from ds_bert.instances.fast import build_instances
-from ds_bert.preprocessing.parallel import Progress, ordered_map
+from ds_bert.preprocessing.parallel import ordered_map
+from ds_bert.progress import Progress
 
 _ROWS_AT_ONCE = 1 << 16
 

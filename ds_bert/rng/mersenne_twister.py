@@ -2,61 +2,22 @@
 
 The state is a uint32 array [625]: the 624 words of MT19937 and the number of words already used.
 
-Source: Matsumoto, Nishimura 1998 (MT19937, init_by_array); CPython 3.2 and later,
+Source: Matsumoto, Nishimura 1998 (MT19937); CPython 3.2 and later,
 Modules/_randommodule.c and Lib/random.py (which draws make up which call).
 """
+
+from random import Random
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 _SIZE, _MIDDLE = 624, 397
-_WORD = np.uint64(0xFFFFFFFF)
 
 
 def seeded(seed: int) -> NDArray[np.uint32]:
     """State of `random.Random(seed)` for an integer of any size and sign."""
-    magnitude = abs(seed)
-    num_words = max(1, (magnitude.bit_length() + 31) // 32)
-    key = np.frombuffer(magnitude.to_bytes(4 * num_words, "little"), "<u4").astype(np.uint64)
-    return _init_by_array(key)
-
-
-@njit(cache=True, nogil=True)
-def _init_by_array(key):
-    words = np.empty(_SIZE, np.uint64)
-    words[0] = 19650218
-    for index in range(1, _SIZE):
-        words[index] = _scrambled(words, index, 1812433253) + np.uint64(index) & _WORD
-    index, place = 1, 0
-    for _ in range(max(_SIZE, len(key))):
-        value = words[index] ^ _scrambled(words, index, 1664525)
-        words[index] = value + key[place] + np.uint64(place) & _WORD
-        index = _following(words, index)
-        place = (place + 1) % len(key)
-    for _ in range(_SIZE - 1):
-        value = words[index] ^ _scrambled(words, index, 1566083941)
-        words[index] = value - np.uint64(index) & _WORD
-        index = _following(words, index)
-    state = np.empty(_SIZE + 1, np.uint32)
-    state[:_SIZE] = words
-    state[0] = 0x80000000
-    state[_SIZE] = _SIZE
-    return state
-
-
-@njit(cache=True, nogil=True)
-def _scrambled(words, index, factor):
-    previous = words[index - 1]
-    return (previous ^ (previous >> np.uint64(30))) * np.uint64(factor) & _WORD
-
-
-@njit(cache=True, nogil=True)
-def _following(words, index):
-    if index + 1 < _SIZE:
-        return index + 1
-    words[0] = words[_SIZE - 1]
-    return 1
+    return np.array(Random(seed).getstate()[1], np.uint32)
 
 
 @njit(cache=True, nogil=True)
@@ -121,12 +82,6 @@ def _draw_below(state, bound, num_bits):
     while value >= bound:
         value = np.int64(getrandbits(state, num_bits))
     return value
-
-
-@njit(cache=True, nogil=True)
-def randint(state, low, high):
-    """`Random.randint(low, high)`, both ends included: int64."""
-    return low + randbelow(state, high - low + 1)
 
 
 @njit(cache=True, nogil=True)

@@ -58,7 +58,6 @@ class WordPieceTokenizer:
             do_lower_case: lower-case the text and strip its accents, for an uncased vocabulary.
         """
         self.vocabulary = vocabulary
-        self.do_lower_case = do_lower_case
         self._basic_tokenizer = BasicTokenizer(do_lower_case)
         self._trie = piece_trie.build(vocabulary)
 

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from ds_bert import distributed, files
 from ds_bert.evaluation.metrics import loss_names
+from ds_bert.progress import Progress
 
 
 class RunLog:
@@ -26,7 +25,7 @@ class RunLog:
     def __init__(self, folder: Path, step: int, max_steps: int):
         self._path = folder / "metrics.jsonl"
         self._step, self._max_steps = step, max_steps
-        self._bar: tqdm | None = None
+        self._bar: Progress | None = None
         self._sequences = self._tokens = self._steps = 0
         self._since = time.monotonic()
         self._start, self._first_step = self._since, step
@@ -36,7 +35,7 @@ class RunLog:
     def __enter__(self) -> "RunLog":
         self._since = self._start = time.monotonic()
         if distributed.rank() == 0 and sys.stderr.isatty():
-            self._bar = tqdm(total=self._max_steps, initial=self._step, unit="step", smoothing=0.05)
+            self._bar = Progress("training", self._step / self._max_steps, lines=False)
         return self
 
     def __exit__(self, *_) -> None:
@@ -53,7 +52,7 @@ class RunLog:
         self._step += 1
         self._steps += 1
         if self._bar is not None:
-            self._bar.update()
+            self._bar.update(self._step / self._max_steps, steps=1)
 
     @contextmanager
     def paused(self) -> Iterator[None]:

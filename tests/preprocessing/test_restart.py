@@ -22,7 +22,7 @@ from ds_bert.dataset.verify import verify
 from ds_bert.errors import DataError
 from ds_bert.files import OutputFolder
 from ds_bert.instances import exact
-from ds_bert.preprocessing import documents, instances, parallel
+from ds_bert.preprocessing import documents, instances
 from ds_bert.preprocessing.job import preprocess
 from ds_bert.preprocessing.options import PreprocessOptions
 
@@ -303,7 +303,7 @@ def test_dry_run_makes_nothing(tmp_path, text_files, vocab_file, capsys):
 def test_progress_lines_without_a_terminal(
     tmp_path, text_files, vocab_file, monkeypatch, small_portions, capsys
 ):
-    monkeypatch.setattr(parallel, "LINE_SECONDS", 0)
+    monkeypatch.setattr("ds_bert.progress.LINE_SECONDS", 0)
     preprocess(options(tmp_path, text_files, vocab_file, **MODES["exact"]))
     lines = capsys.readouterr().err.splitlines()
     assert any(line.startswith("tokens: 100%") and "tokens/s" in line for line in lines)
