@@ -39,8 +39,8 @@ def write_instances(
         store.write_rows(options, source, {"num_rows": 0}, has_masks=True)
         made.remove()
     else:
-        rows = partial(_fast, documents, options, num_workers)
-        store.write_rows(options, rows, {"num_portions": 0}, has_masks=False)
+        source = partial(_fast, documents, options, num_workers)
+        store.write_rows(options, source, {"num_portions": 0}, has_masks=False)
 
 
 def _fast(
@@ -70,11 +70,8 @@ def _shuffled(
 ) -> Iterator[tuple[RowChunk, float]]:
     """Instances are made in one order and stored in another: the first goes through files."""
     google = GoogleInstances(documents, options, made.vocabulary)
-    google.go_to(
-        **made.write_rows(
-            options, partial(_made, google, options), google.position(), has_masks=True
-        )
-    )
+    source = partial(_made, google, options)
+    google.go_to(**made.write_rows(options, source, google.position(), has_masks=True))
     rows, masks = made.rows(options.max_seq_length), made.masks(options.max_seq_length)
     order = google.final_order(len(rows))  # 8 bytes an instance in memory
     title = f"length {options.max_seq_length}, shuffled"
@@ -101,7 +98,7 @@ def _made(
 def _selected_masks(masks: StoredMasks, numbers: NDArray[np.int64]) -> MaskChunk:
     starts = masks.offsets[numbers].astype(np.int64)
     counts = masks.offsets[numbers + 1].astype(np.int64) - starts
-    # Mask k of an instance is item start + k; `before` masks of the chunk belong to others.
+    # Mask k of an instance is item start + k of the files, and item before + k of the chunk.
     before = np.cumsum(counts) - counts
     items = np.repeat(starts - before, counts) + np.arange(counts.sum())
     return MaskChunk(counts.astype(np.uint16), masks.positions[items], masks.replacements[items])
