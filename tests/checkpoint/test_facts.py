@@ -10,6 +10,7 @@ from ds_bert.errors import CheckpointError
 
 SAVED = {
     "model": {"hidden_size": 32},
+    "objective": "mlm",
     "optimizer": "Lamb",
     "precision": "fp32",
     "zero_stage": 1,
@@ -53,3 +54,13 @@ def test_a_fact_that_older_checkpoints_lack(monkeypatch):
     facts.check_resume(SAVED | {"news": "old"}, CHECKPOINT)
     with pytest.raises(CheckpointError, match="news old instead of new"):
         facts.check_resume(SAVED | {"news": "new"}, CHECKPOINT)
+
+
+def test_checkpoints_from_before_there_were_objectives():
+    before = Checkpoint(CHECKPOINT.folder, {k: v for k, v in SAVED.items() if k != "objective"})
+    facts.check_resume(SAVED | {"objective": "mlm+nsp", "masks": None}, before)
+    with pytest.raises(CheckpointError, match=r"objective mlm\+nsp instead of mlm"):
+        facts.check_moments(SAVED, before)
+    with pytest.raises(CheckpointError, match=r"masks None instead of \{"):
+        changed = {"objective": "mlm+nsp", "masks": {"masked_lm_prob": 0.3}}
+        facts.check_resume(SAVED | changed, before)
