@@ -60,7 +60,7 @@ def run_ranks(
     context.set_forkserver_preload(_PRELOAD)
     with tempfile.TemporaryDirectory() as folder:
         start = functools.partial(context.Process, target=_run_rank, daemon=True)
-        port = _free_port()
+        port = free_port()
         processes = [
             start(args=(function, rank, world_size, port, folder, args))
             for rank in range(world_size)
@@ -112,7 +112,8 @@ def _end(processes: list) -> None:
             process.join()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]

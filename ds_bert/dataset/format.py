@@ -69,6 +69,15 @@ class StoredMasks(NamedTuple):
     replacements: NDArray
     offsets: NDArray[np.uint64]
 
+    def find(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """How many masks each of some instances has, and the items of all of them in a row."""
+        starts = self.offsets[numbers].astype(np.int64)
+        counts = self.offsets[numbers + 1].astype(np.int64) - starts
+        # Mask k of an instance is item start + k of the files, and number before + k of the row,
+        # where `before` masks of earlier instances stand. So numbers are off by start - before.
+        before = np.cumsum(counts) - counts
+        return counts, np.repeat(starts - before, counts) + np.arange(counts.sum())
+
 
 def document_arrays(token_dtype: np.dtype) -> dict[str, np.dtype]:
     """Names and dtypes of the fields of `Documents`, in their order."""
@@ -83,6 +92,11 @@ def document_arrays(token_dtype: np.dtype) -> dict[str, np.dtype]:
 def table_name(max_seq_length: int) -> str:
     """Folder of the arrays of one sequence length, and the stage that writes them."""
     return f"seq{max_seq_length}"
+
+
+def row_array(max_seq_length: int) -> str:
+    """Name of the array of rows of one sequence length."""
+    return f"{table_name(max_seq_length)}/instances"
 
 
 def mask_arrays(max_seq_length: int, token_dtype: np.dtype) -> dict[str, np.dtype]:

@@ -14,13 +14,13 @@ from ds_bert.dataset.format import (
     FORMAT,
     INSTANCE_DTYPE,
     META,
-    OFFSET_DTYPE,
-    POSITION_DTYPE,
     VERSION,
     VOCABULARY,
     Documents,
     StoredMasks,
     document_arrays,
+    mask_arrays,
+    row_array,
 )
 from ds_bert.dataset.npy import read_npy
 from ds_bert.dataset.options import InstanceOptions
@@ -141,16 +141,15 @@ class TokenStore:
             length = self.meta["lengths"][str(max_seq_length)]
             options = InstanceOptions(**length["options"])
             num_instances, num_masked = length["num_instances"], length["num_stored_masks"]
-            name = f"seq{max_seq_length}/"
-            parts: dict[str, Any] = {name + "instances": (INSTANCE_DTYPE, num_instances)}
+            parts: dict[str, Any] = {row_array(max_seq_length): (INSTANCE_DTYPE, num_instances)}
+            names = mask_arrays(max_seq_length, self.vocabulary.token_dtype)
             if num_masked is not None:
-                parts[name + "masked_positions"] = (POSITION_DTYPE, num_masked)
-                parts[name + "masked_replacements"] = (self.vocabulary.token_dtype, num_masked)
-                parts[name + "masked_offsets"] = (OFFSET_DTYPE, num_instances + 1)
-            rows, *mask_arrays = _read_arrays(self.folder, self.meta, parts)
-        masks = StoredMasks(*mask_arrays) if mask_arrays else None
+                numbers = (num_masked, num_masked, num_instances + 1)
+                parts |= zip(names, zip(names.values(), numbers, strict=True), strict=True)
+            rows, *stored = _read_arrays(self.folder, self.meta, parts)
+        masks = StoredMasks(*stored) if stored else None
         if masks is not None:
-            _check_last(self.folder, name + "masked_offsets", masks.offsets, num_masked)
+            _check_last(self.folder, list(names)[-1], masks.offsets, num_masked)
         return InstanceTable(self, rows, options, masks)
 
 

@@ -22,6 +22,7 @@ from ds_bert.dataset.format import (
     StoredMasks,
     document_arrays,
     mask_arrays,
+    row_array,
     table_name,
 )
 from ds_bert.dataset.journal import Journal, Stage, stage_name
@@ -216,7 +217,7 @@ class StoreWriter:
 
     def rows(self, max_seq_length: int) -> NDArray:
         """Memory map of the rows of one length."""
-        return next(self._read({f"{table_name(max_seq_length)}/instances": INSTANCE_DTYPE}))
+        return next(self._read({row_array(max_seq_length): INSTANCE_DTYPE}))
 
     def masks(self, max_seq_length: int) -> StoredMasks:
         """Memory maps of the masks of one length."""

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ds_bert.dataset.format import INSTANCE_DTYPE, mask_arrays, table_name
+from ds_bert.dataset.format import INSTANCE_DTYPE, mask_arrays, row_array
 from ds_bert.dataset.npy import NpyWriter, append_ends
 
 
@@ -59,7 +59,7 @@ class TableFiles:
             counts: from `new_counts`, or as they were.
         """
         self.counts = counts
-        self._rows = open_array(f"{table_name(max_seq_length)}/instances", INSTANCE_DTYPE)
+        self._rows = open_array(row_array(max_seq_length), INSTANCE_DTYPE)
         self._masks: list[NpyWriter] = []  # positions, replacements, offsets
         if counts["num_stored_masks"] is not None:
             masks = mask_arrays(max_seq_length, token_dtype)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ds_bert.dataset.documents import document_ranges
-from ds_bert.dataset.format import StoredMasks
+from ds_bert.dataset.format import StoredMasks, mask_arrays, row_array, table_name
 from ds_bert.dataset.npy import damaged_block
 from ds_bert.dataset.options import MLM_NSP
 from ds_bert.dataset.store import InstanceTable, TokenStore
@@ -43,9 +43,10 @@ def _arrays(store: TokenStore, tables: list[InstanceTable]) -> Iterator[tuple[st
     yield "document_token_offsets", documents.token_offsets
     yield "document_sentence_offsets", documents.sentence_offsets
     for table in tables:
-        yield f"seq{table.max_seq_length}/instances", table.rows
-        for name, items in table.masks._asdict().items() if table.masks else ():
-            yield f"seq{table.max_seq_length}/masked_{name}", items
+        yield row_array(table.max_seq_length), table.rows
+        if table.masks is not None:
+            names = mask_arrays(table.max_seq_length, store.vocabulary.token_dtype)
+            yield from zip(names, table.masks, strict=True)
 
 
 def _check_blocks(store: TokenStore, name: str, items: NDArray) -> None:
@@ -87,7 +88,7 @@ def _check_documents(store: TokenStore) -> None:
 
 
 def _check_rows(table: InstanceTable) -> None:
-    store, name = table.store, f"seq{table.max_seq_length}/instances"
+    store, name = table.store, row_array(table.max_seq_length)
     for start in range(0, len(table), _ITEMS_AT_ONCE):
         rows = table.rows[start : start + _ITEMS_AT_ONCE]
         a_length, b_length = (rows[key].astype(np.int64) for key in ("a_length", "b_length"))
@@ -104,7 +105,7 @@ def _check_rows(table: InstanceTable) -> None:
 
 
 def _check_masks(table: InstanceTable, masks: StoredMasks) -> None:
-    store, name = table.store, f"seq{table.max_seq_length}/masked_"
+    store, name = table.store, f"{table_name(table.max_seq_length)}/masked_"
     ascending = masks.offsets[:-1] <= masks.offsets[1:]
     _check(store, name + "offsets", ascending, "ascending offsets")
     replacements = masks.replacements

@@ -131,12 +131,7 @@ def _apply_stored_masks(
     input_ids: NDArray[np.int32],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Write stored masks into `input_ids`; returns positions and labels."""
-    starts = stored.offsets[indices].astype(np.int64)
-    counts = stored.offsets[indices + 1].astype(np.int64) - starts
-    # Item k of a sequence is item start + k of the file. In one range over all items of the batch,
-    # those of a sequence begin after the `before` items of the sequences before it.
-    before = np.cumsum(counts) - counts
-    items = np.repeat(starts - before, counts) + np.arange(counts.sum())
+    counts, items = stored.find(indices)
     # Stored positions count from a sequence's [CLS], those of a batch from its first token.
     positions = np.repeat(cu_seqlens[:-1].astype(np.int64), counts) + stored.positions[items]
     labels = input_ids[positions].astype(np.int64)

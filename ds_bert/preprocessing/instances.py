@@ -96,9 +96,5 @@ def _made(
 
 
 def _selected_masks(masks: StoredMasks, numbers: NDArray[np.int64]) -> MaskChunk:
-    starts = masks.offsets[numbers].astype(np.int64)
-    counts = masks.offsets[numbers + 1].astype(np.int64) - starts
-    # Mask k of an instance is item start + k of the files, and item before + k of the chunk.
-    before = np.cumsum(counts) - counts
-    items = np.repeat(starts - before, counts) + np.arange(counts.sum())
+    counts, items = masks.find(numbers)
     return MaskChunk(counts.astype(np.uint16), masks.positions[items], masks.replacements[items])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from distributed_util import free_port
 from safetensors.torch import load_file
 from training_util import make_data, write_recipe
 
@@ -27,18 +28,19 @@ def data(tmp_path_factory, golden):
     return make_data(tmp_path_factory.mktemp("data") / "train", golden)
 
 
-def command(root: Path, recipe: Path, port: int | None = None) -> list[str]:
-    """train.py as a plain process, or (with a port) by the launcher with 2 ranks."""
+def command(root: Path, recipe: Path, ranks: int = 1) -> list[str]:
+    """train.py as a plain process, or by the launcher with 2 ranks."""
     train = [str(root / "ds_bert/train.py"), "--ds_config", str(recipe)]
-    if port is None:
+    if ranks == 1:
         return [sys.executable, *train]
     launcher = str(Path(sys.executable).parent / "deepspeed")
-    return [launcher, "--num_accelerators", "2", "--master_port", str(port), *train]
+    port = str(free_port())
+    return [launcher, "--num_accelerators", str(ranks), "--master_port", port, *train]
 
 
-def run(root, recipe, port=None) -> subprocess.CompletedProcess:
+def run(root, recipe, ranks=1) -> subprocess.CompletedProcess:
     return subprocess.run(
-        command(root, recipe, port),
+        command(root, recipe, ranks),
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
@@ -47,9 +49,9 @@ def run(root, recipe, port=None) -> subprocess.CompletedProcess:
     )
 
 
-def start(root, recipe, port=None) -> subprocess.Popen:
+def start(root, recipe, ranks=1) -> subprocess.Popen:
     return subprocess.Popen(
-        command(root, recipe, port),
+        command(root, recipe, ranks),
         env=ENVIRONMENT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -93,8 +95,8 @@ def assert_same_state(one: Path, other: Path) -> None:
 
 
 @pytest.mark.launcher
-@pytest.mark.parametrize(("precision", "port"), [("fp32", 29611), ("bf16", 29621)])
-def test_killed_after_ten_steps_and_resumed(tmp_path, root, data, precision, port):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_killed_after_ten_steps_and_resumed(tmp_path, root, data, precision):
     """20 steps in one go, and 10 steps, kill -9, the rest: 2 ranks, dropout on."""
     section = {"max_steps": 20, "save_interval": 10, "keep_checkpoints": 2}
     recipes = {}
@@ -107,16 +109,16 @@ def test_killed_after_ten_steps_and_resumed(tmp_path, root, data, precision, por
             train_batch_size=16,
             bf16={"enabled": precision == "bf16"},
         )
-    result = run(root, recipes["whole"], port)
+    result = run(root, recipes["whole"], ranks=2)
     assert result.returncode == 0, result.stderr[-3000:]
 
-    process = start(root, recipes["killed"], port + 1)
+    process = start(root, recipes["killed"], ranks=2)
     latest = tmp_path / "killed/run/checkpoints/latest"
     wait_for(latest, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert latest.read_text() == "step_10\n", "killed too late to show anything"
-    result = run(root, recipes["killed"], port + 2)
+    result = run(root, recipes["killed"], ranks=2)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "step_10" in result.stdout
 
@@ -145,7 +147,7 @@ def test_a_signal_saves_and_stops_and_the_next_start_goes_on(tmp_path, root, dat
 @pytest.mark.launcher
 def test_an_error_reaches_the_user_through_the_launcher(tmp_path, root, data):
     recipe = write_recipe(tmp_path, data, section={"max_stepz": 3})
-    result = run(root, recipe, 29631)
+    result = run(root, recipe, ranks=2)
     assert result.returncode == 2
     assert 'unknown key "max_stepz"; did you mean "max_steps"?' in result.stderr + result.stdout
     assert "Traceback" not in result.stderr

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from distributed_util import free_port
 from training_util import make_data, write_recipe
 
 ENVIRONMENT = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -16,7 +17,7 @@ def test_the_launcher_starts_the_module_with_two_ranks(tmp_path, golden):
     data = make_data(tmp_path / "data/train", golden)
     recipe = write_recipe(tmp_path, data, section={"max_steps": 2}, train_batch_size=16)
     launcher = [Path(sys.executable).parent / "deepspeed", "--num_accelerators", "2"]
-    module = ["--master_port", "29641", "--module", "ds_bert.train"]
+    module = ["--master_port", str(free_port()), "--module", "ds_bert.train"]
     result = subprocess.run(
         [*launcher, *module, "--ds_config", recipe],
         env=ENVIRONMENT,
