@@ -1,56 +1,23 @@
-"""Instances for masked-LM alone: whole sentences of one document, as many as fit.
+"""Whole sentences of one document, as many as fit: instances for masked-LM alone.
 
 Source: Liu et al. 2019, "RoBERTa", section 4.2 (DOC-SENTENCES).
 """
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-from ds_bert.dataset.format import INSTANCE_DTYPE, Documents
-from ds_bert.dataset.options import InstanceOptions
 from ds_bert.instances.sentence_pairs import draw_target, end_of, first_sentence, write_row
-from ds_bert.rng.streams import INSTANCES, fold_seed, start_stream
-
-
-def build_doc_sentences(
-    documents: Documents, options: InstanceOptions, copy: int, first: int, last: int
-) -> NDArray:
-    """Rows of the documents `first` to `last` - 1 in one copy of the corpus.
-
-    A row never crosses the end of a document, so its last row may be short. A sentence that is
-    longer than a sequence is cut; its rest begins the next row. No token is left out.
-
-    Args:
-        documents: the corpus.
-        options: the sequence length and the rest.
-        copy: number of the copy, from 0 to options.dupe_factor - 1; copies differ in which
-            documents are cut into shorter rows.
-        first: first document.
-        last: the one after the last document.
-
-    Returns:
-        INSTANCE_DTYPE [N] with empty B, in the order of the corpus.
-    """
-    num_sentences = int(documents.sentence_offsets[last] - documents.sentence_offsets[first])
-    num_tokens = int(documents.token_offsets[last] - documents.token_offsets[first])
-    # A row ends with a sentence, or is full.
-    rows = np.zeros(num_sentences + num_tokens // options.max_num_tokens, INSTANCE_DTYPE)
-    num_rows = _build(
-        documents,
-        fold_seed(options.random_seed),
-        copy,
-        first,
-        last,
-        options.max_num_tokens,
-        float(options.short_seq_prob),
-        rows,
-    )
-    return rows[:num_rows]
+from ds_bert.rng.streams import INSTANCES, start_stream
 
 
 @njit(cache=True, nogil=True)
-def _build(documents, seed, copy, first, last, max_num_tokens, short_seq_prob, rows):
+def doc_sentences(documents, seed, copy, first, last, max_num_tokens, short_seq_prob, rows):
+    """Make the rows, with empty B, of the documents `first` to `last` - 1; returns how many.
+
+    A row never crosses the end of a document, so its last row may be short. A sentence that is
+    longer than a sequence is cut; its rest begins the next row. No token is left out. Copies differ
+    in which documents are cut into shorter rows.
+    """
     stream = np.empty(2, np.uint64)
     num_rows = 0
     for document in range(first, last):

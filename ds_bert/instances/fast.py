@@ -8,7 +8,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from ds_bert.dataset.format import INSTANCE_DTYPE, Documents
-from ds_bert.dataset.options import InstanceOptions
+from ds_bert.dataset.options import MLM, InstanceOptions
+from ds_bert.instances.doc_sentences import doc_sentences
 from ds_bert.instances.sentence_pairs import draw_target, first_sentence, next_pair
 from ds_bert.rng.streams import INSTANCES, fold_seed, start_stream
 
@@ -30,11 +31,15 @@ def build_instances(
     Returns:
         INSTANCE_DTYPE [N], in the order of the corpus.
 
-    Source: google-research/bert, create_pretraining_data.py, apart from the random numbers.
+    Source: pairs as google-research/bert, create_pretraining_data.py, apart from the random
+    numbers; whole sentences, for masked-LM alone: `doc_sentences`.
     """
     num_sentences = int(documents.sentence_offsets[last] - documents.sentence_offsets[first])
-    rows = np.zeros(num_sentences, INSTANCE_DTYPE)  # a pair uses up one sentence or more
-    num_rows = _build(
+    num_tokens = int(documents.token_offsets[last] - documents.token_offsets[first])
+    # A row uses up a sentence or more, or is full.
+    rows = np.zeros(num_sentences + num_tokens // options.max_num_tokens, INSTANCE_DTYPE)
+    build = doc_sentences if options.objective == MLM else _pairs
+    num_rows = build(
         documents,
         fold_seed(options.random_seed),
         copy,
@@ -48,7 +53,7 @@ def build_instances(
 
 
 @njit(cache=True, nogil=True)
-def _build(documents, seed, copy, first, last, max_num_tokens, short_seq_prob, rows):
+def _pairs(documents, seed, copy, first, last, max_num_tokens, short_seq_prob, rows):
     stream = np.empty(2, np.uint64)
     num_rows = 0
     for document in range(first, last):

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from ds_bert.dataset.documents import document_ranges
 from ds_bert.dataset.format import Documents, StoredMasks
-from ds_bert.dataset.options import MLM, InstanceOptions
+from ds_bert.dataset.options import InstanceOptions
 from ds_bert.dataset.store_writer import StoreWriter
 from ds_bert.dataset.tables import MaskChunk, RowChunk
-from ds_bert.instances.doc_sentences import build_doc_sentences
 from ds_bert.instances.exact import GoogleInstances
 from ds_bert.instances.fast import build_instances
 from ds_bert.preprocessing.parallel import ordered_map
@@ -50,8 +49,6 @@ def _fast(
 
     def build(portion: tuple[int, tuple[int, int]]) -> NDArray:
         copy, (first, last) = portion
-        if options.objective == MLM:
-            return build_doc_sentences(documents, options, copy, first, last)
         return build_instances(documents, options, copy, first, last)
 
     ranges = list(document_ranges(documents.sentence_offsets))
