@@ -15,7 +15,7 @@ The data of the committed result, from 20 MB of English novels:
     ds-bert preprocess --input_file NOVELS --vocab_file VOCAB --max_seq_length 64 \
         --objective mlm --validation_fraction 0.05 --output_dir DATASET --validation_dir VALIDATION
 
-Exit code: 0, or 1 if the final losses are further apart than seeds make them (never with --smoke).
+Exit code: 0, or 1 if the final losses are further apart than seeds make them (--smoke: always 0).
 """
 
 import argparse
@@ -105,7 +105,9 @@ def train_transformers(table: InstanceTable, steps: int, seed: int, folder: Path
     model = BertForMaskedLM(BertConfig(vocab_size=store.vocabulary.size, **SIZES)).train()
     groups = parameter_groups(model, WEIGHT_DECAY)
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=BETAS, eps=EPS)
-    order = torch.randperm(len(table))[: steps * BATCH_SIZE].view(steps, BATCH_SIZE)
+    epochs = -(-steps * BATCH_SIZE // len(table))
+    order = torch.cat([torch.randperm(len(table)) for _ in range(epochs)])
+    order = order[: steps * BATCH_SIZE].view(steps, BATCH_SIZE)
     losses = []
     for step, numbers in enumerate(order.tolist()):
         factor = learning_rate_factor(
@@ -141,14 +143,14 @@ def main() -> int:
     )
     parser.add_argument("dataset")
     parser.add_argument("validation")
-    parser.add_argument("--smoke", action="store_true", help=f"{SMOKE_STEPS} steps")
+    parser.add_argument("--smoke", action="store_true", help=f"{SMOKE_STEPS} steps, one seed")
     args = parser.parse_args()
     steps = SMOKE_STEPS if args.smoke else STEPS
     table = TokenStore.open(args.dataset).instances(MAX_SEQ_LENGTH)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     rows: list[dict[str, Any]] = []
     runs: dict[str, list] = {name: [] for name in ARMS}
-    for seed in SEEDS:
+    for seed in SEEDS[:1] if args.smoke else SEEDS:
         for name, train in ARMS.items():
             with TemporaryDirectory() as folder:
                 losses = np.array(train(table, steps, seed, Path(folder)))[:, None]
@@ -160,11 +162,13 @@ def main() -> int:
             curve = points(losses, smooth(losses))
             rows.append({"case": "dropout 0.1", "impl": f"{name}, seed {seed}", **row, **curve})
             write("masked_lm", rows, CHART)
+    if args.smoke:
+        return 0
     verdict = compare_seeds(runs["ours"], runs["transformers"])
     rows.append({"case": "verdicts", "impl": f"ours - transformers, last {FINAL} steps", **verdict})
     print("  ".join(f"{key} {value:.5g}" for key, value in verdict.items()))
     draw_file(ROOT / write("masked_lm", rows, CHART))
-    return 0 if verdict["passed"] or args.smoke else 1
+    return 0 if verdict["passed"] else 1
 
 
 if __name__ == "__main__":

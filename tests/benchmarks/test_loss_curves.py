@@ -162,3 +162,18 @@ def test_ticks_are_round(verdicts, low, high, expected):
     plot = load_file(ROOT / "benchmarks/plot.py")
 
     assert plot.ticks(low, high) == pytest.approx(expected)
+
+
+def test_masked_lm_alone(tmp_path, golden):
+    data = make_data(tmp_path / "data", golden, objective="mlm")
+    result = subprocess.run(
+        [sys.executable, ROOT / "benchmarks/loss/masked_lm.py", data, data, "--smoke"],
+        env=os.environ | {"OUT": str(tmp_path), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    rows = json.loads((tmp_path / "masked_lm.json").read_text())["rows"]
+    assert [row["impl"] for row in rows] == ["ours, seed 1", "transformers, seed 1"]
+    # Untrained models: about the entropy of 1,500 equally likely tokens, 7.3 nats.
+    assert all(7.0 < row[loss] < 7.8 for row in rows for loss in ("final_loss", "validation_loss"))
