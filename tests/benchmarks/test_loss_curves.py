@@ -175,5 +175,6 @@ def test_masked_lm_alone(tmp_path, golden):
     assert result.returncode == 0, result.stdout + result.stderr
     rows = json.loads((tmp_path / "masked_lm.json").read_text())["rows"]
     assert [row["impl"] for row in rows] == ["ours, seed 1", "transformers, seed 1"]
-    # Untrained models: about the entropy of 1,500 equally likely tokens, 7.3 nats.
-    assert all(7.0 < row[loss] < 7.8 for row in rows for loss in ("final_loss", "validation_loss"))
+    # Hardly trained models: about the entropy of 1,500 equally likely tokens, 7.3 nats.
+    losses = [row[loss] for row in rows for loss in ("final_loss", "validation_loss")]
+    assert losses == pytest.approx([7.1] * 4, abs=0.4)
