@@ -12,6 +12,7 @@ from ds_bert.dataset.options import MaskOptions
 from ds_bert.dataset.store import InstanceTable
 from ds_bert.errors import ConfigurationError, require
 
+OWN_MASKS = "as the data set says"
 FIELDS = tuple(MaskOptions.__dataclass_fields__)  # the recipe's fields have the same names
 
 
@@ -81,12 +82,13 @@ def resolve_masks(config: TrainingConfig, table: InstanceTable) -> MaskSchedule:
     return schedule
 
 
-def changes(schedule: MaskSchedule, table: InstanceTable) -> dict[str, Any] | None:
-    """What a checkpoint says of a run's masks; None where they are the data set's own."""
-    own = table.options.masks
-    if schedule.first == own and schedule.last_prob == own.masked_lm_prob:
-        return None
-    return {**asdict(schedule.first), "masked_lm_prob_end": schedule.last_prob}
+def as_fact(schedule: MaskSchedule, table: InstanceTable) -> str:
+    """What a checkpoint says of a run's masks: the fields that are not the data set's own."""
+    own, fields = asdict(table.options.masks), asdict(schedule.first)
+    changed = {name: value for name, value in fields.items() if value != own[name]}
+    if schedule.last_prob != schedule.first.masked_lm_prob:
+        changed["masked_lm_prob_end"] = schedule.last_prob
+    return ", ".join(f"{name} {value}" for name, value in changed.items()) or OWN_MASKS
 
 
 def _refuse_contradiction(config: TrainingConfig, own: MaskOptions, given: dict[str, Any]) -> None:

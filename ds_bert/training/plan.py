@@ -31,7 +31,7 @@ from ds_bert.training.deepspeed_config import (
     weight_dtype,
     zero_stage,
 )
-from ds_bert.training.masks import MaskSchedule, changes, resolve_masks
+from ds_bert.training.masks import MaskSchedule, as_fact, resolve_masks
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Plan:
             "world_size": self.batch.world_size,
             "seed": self.config.seed,
             "masking": self.config.masking,
-            "masks": changes(self.masks, self.train_table),
+            "masks": as_fact(self.masks, self.train_table),
             "objective": self.config.objective,
             "max_seq_length": self.config.max_seq_length,
             "vocabulary": store.vocabulary.sha256,

@@ -58,9 +58,11 @@ def test_a_fact_that_older_checkpoints_lack(monkeypatch):
 
 def test_checkpoints_from_before_there_were_objectives():
     before = Checkpoint(CHECKPOINT.folder, {k: v for k, v in SAVED.items() if k != "objective"})
-    facts.check_resume(SAVED | {"objective": "mlm+nsp", "masks": None}, before)
+    facts.check_resume(SAVED | {"objective": "mlm+nsp", "masks": "as the data set says"}, before)
     with pytest.raises(CheckpointError, match=r"objective mlm\+nsp instead of mlm"):
         facts.check_moments(SAVED, before)
-    with pytest.raises(CheckpointError, match=r"masks None instead of \{"):
-        changed = {"objective": "mlm+nsp", "masks": {"masked_lm_prob": 0.3}}
+    with pytest.raises(
+        CheckpointError, match=r"masks as the data set says instead of masked_lm_prob 0\.3"
+    ):
+        changed = {"objective": "mlm+nsp", "masks": "masked_lm_prob 0.3"}
         facts.check_resume(SAVED | changed, before)

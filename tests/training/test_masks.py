@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from training_util import make_data
 
+from ds_bert.checkpoint.facts import BEFORE
 from ds_bert.config import TrainingConfig
 from ds_bert.dataset.store import TokenStore
 from ds_bert.errors import ConfigurationError
 from ds_bert.training.batches import TrainingBatches
-from ds_bert.training.masks import changes, resolve_masks
+from ds_bert.training.masks import OWN_MASKS, as_fact, resolve_masks
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def share(batch):
 def test_nothing_in_the_recipe_is_the_data_set(table):
     masks = resolve_masks(config(), table)
     assert masks.at(0) == masks.at(10) == table.options.masks
-    assert changes(masks, table) is None
+    assert as_fact(masks, table) == OWN_MASKS == BEFORE["masks"]
     ours, theirs = step_of(table, 0, masks), step_of(table, 0, None)
     assert ours.input_ids.equal(theirs.input_ids)
 
@@ -60,7 +61,7 @@ def test_another_share_scales_the_limit(table):
     assert table.options.max_predictions_per_seq == 10
     assert masks.first.max_predictions_per_seq == 20
     assert share(step_of(table, 0, masks)) == pytest.approx(0.3, abs=0.015)
-    assert changes(masks, table)["masked_lm_prob"] == 0.3
+    assert as_fact(masks, table) == "masked_lm_prob 0.3, max_predictions_per_seq 20"
     kept = resolve_masks(config(masked_lm_prob=0.3, max_predictions_per_seq=10), table)
     assert step_of(table, 0, kept).counts["masked_tokens"] <= 64 * 10
 
@@ -74,6 +75,7 @@ def test_a_schedule_goes_in_equal_steps(table):
     found = [share(step_of(table, step, masks)) for step in (0, 5, 10)]
     assert found == pytest.approx([0.4, 0.25, 0.1], abs=0.02)
     assert masks.most.masked_lm_prob == 0.4
+    assert as_fact(masks, table).endswith("masked_lm_prob_end 0.1")
 
 
 def test_a_schedule_from_the_share_of_the_data(table):

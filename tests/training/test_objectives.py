@@ -119,7 +119,10 @@ def test_a_run_keeps_its_masks(pairs, tmp_path, capsys):
     assert validation["masked_share"] == pytest.approx(0.15, abs=0.02)
     flags = ["--max_steps", 6, "--masked_lm_prob", 0.2]
     assert exit_code(main, "--ds_config", recipe, *flags) == 4
-    assert "masks {" in capsys.readouterr().err
+    assert (
+        "masks masked_lm_prob 0.3, max_predictions_per_seq 14, masked_lm_prob_end 0.3 instead"
+        in capsys.readouterr().err
+    )
 
 
 class WithLength(BertForUnpaddedPreTraining):
