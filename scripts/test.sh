@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint, type check and the whole test suite, in an environment of its own (.venv). About 6 minutes.
+# Lint, type check and the whole test suite, in an environment of its own (.venv). About 5 minutes on 2 cores.
 #
 #   bash scripts/test.sh                      everything
 #   bash scripts/test.sh tests/dataset  only these tests; arguments go to pytest
