@@ -306,6 +306,29 @@ def test_batch_of_a_small_chunk(tmp_path, vocabulary, options):
     assert batch.next_sentence_labels.tolist() == [0, 1]
 
 
+def test_sequences_of_one_segment(tmp_path, vocabulary, options):
+    """[CLS] 70 71 72 [SEP], of which 71 is masked, and [CLS] 73 [SEP], for masked-LM alone."""
+    single = replace(options, objective="mlm", mode="fast", do_whole_word_mask=False)
+    chunk = SequenceChunk(
+        np.array([70, 71, 72, 73]),
+        np.array([3, 1]),
+        np.array([0, 0]),
+        np.array([0, 0]),
+        MaskChunk(np.array([1, 0]), np.array([2]), np.array([vocabulary.mask_id])),
+    )
+    write_small(tmp_path / "single", vocabulary, single, chunk=chunk)
+    store = TokenStore.open(tmp_path / "single")
+    assert verify(store) == 8
+    rows = np.arange(2)
+    batch = collate(store.instances(options.max_seq_length), rows, np.zeros_like(rows), seed=0)
+    cls, sep, mask = vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id
+    assert batch.input_ids.tolist() == [cls, 70, mask, 72, sep, cls, 73, sep]
+    assert batch.masked_lm_labels.tolist() == [71] and not batch.token_type_ids.any()
+    with pytest.raises(DataError, match="one segment of one token or more, and an empty B"):
+        write_small(tmp_path / "pairs", vocabulary, single)
+    assert not (tmp_path / "pairs").exists()
+
+
 def test_a_finished_data_set_is_recognised(tmp_path, vocabulary, options):
     folder = tmp_path / "en"
     assert write_small(folder, vocabulary, options)
