@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # what benchmarks 
 
 import numpy as np
 import torch
+from arms import BETAS, CLIP, SIZES, WEIGHT_DECAY
 from machine import ROOT, write
 from plot import draw_file
 from torch.nn.utils import clip_grad_norm_
@@ -48,14 +49,7 @@ from ds_bert.optim.optimizers import parameter_groups
 from ds_bert.optim.schedules import learning_rate_factor
 
 MAX_SEQ_LENGTH, BATCH_SIZE, STEPS, SMOKE_STEPS, SEEDS = 64, 16, 2000, 4, (1, 2, 3)
-LEARNING_RATE, WARM_UP, BETAS, EPS, WEIGHT_DECAY, CLIP = 3e-3, 0.1, (0.9, 0.98), 1e-6, 0.01, 1.0
-SIZES = {
-    "num_hidden_layers": 2,
-    "hidden_size": 64,
-    "num_attention_heads": 2,
-    "intermediate_size": 256,
-    "max_position_embeddings": 64,
-}
+LEARNING_RATE, WARM_UP, EPS = 3e-3, 0.1, 1e-6
 CHART = {"title": "Masked-LM alone, small BERT", "value": "curve", "x": "step", "unit": "nats"}
 
 
