@@ -121,6 +121,7 @@ class TrainingConfig:
         positive = ("max_seq_length", "max_steps", "log_interval", "eval_batch_size")
         for name in (*positive, "max_consecutive_skips"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        require(self.seed < 2**63, "seed", self.seed, "below 2**63")
         for name in ("eval_interval", "save_interval", "max_eval_sequences", "seed"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         require(self.keep_checkpoints >= 2, "keep_checkpoints", self.keep_checkpoints, ">= 2")

@@ -158,3 +158,36 @@ def test_all_shipped_recipes_are_accepted(root):
         check_engine_config(recipe)
         assert config.max_steps > 0
         assert plan_batch(recipe, 8 if "demo" not in path.parts else 2).world_size
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [
+        ({"bf16": {"enabled": "false"}}, "bf16.enabled"),
+        ({"bf16": {"enabled": "auto"}}, "bf16.enabled"),
+        ({"fp16": {"enabled": "off"}}, "fp16.enabled"),
+        ({"bf16": {"enabled": 1}}, "bf16.enabled"),
+        ({"zero_optimization": {"overlap_comm": "true"}}, "zero_optimization.overlap_comm"),
+        ({"tensorboard": {"enabled": "false"}}, "tensorboard.enabled"),
+        ({"torch_autocast": {"enabled": True, "dtype": "int8"}}, "torch_autocast.dtype"),
+        ({"torch_autocast": {"enabled": True, "dtype": "float16"}}, "torch_autocast.dtype"),
+        ({"gradient_clipping": "1.0"}, "gradient_clipping"),
+        ({"gradient_clipping": -1}, "gradient_clipping"),
+        ({"steps_per_print": 0}, "steps_per_print"),
+        ({"zero_optimization": {"reduce_bucket_size": 0}}, "zero_optimization.reduce_bucket_size"),
+    ],
+)
+def test_values_that_deepspeed_would_misread(section, name):
+    with pytest.raises(ConfigurationError, match=rf"{name}: found .*, expected"):
+        check_engine_config(RECIPE | section)
+
+
+def test_values_that_are_meant():
+    zero = {"stage": 1, "overlap_comm": True, "reduce_bucket_size": 5e8}
+    recipe = RECIPE | {"bf16": {"enabled": True}, "gradient_clipping": 0, "zero_optimization": zero}
+    check_engine_config(recipe | {"torch_autocast": {"enabled": False}})
+
+
+def test_a_seed_that_torch_cannot_take():
+    with pytest.raises(ConfigurationError, match="seed: found 18446744073709551616"):
+        TrainingConfig(seed=2**64)

@@ -8,7 +8,7 @@ from ds_bert import distributed
 from ds_bert.checkpoint import folder as checkpoints
 from ds_bert.dataset.options import MLM
 from ds_bert.dataset.store import InstanceTable, TokenStore
-from ds_bert.errors import CheckpointError, ConfigurationError
+from ds_bert.errors import CheckpointError, ConfigurationError, require
 from ds_bert.evaluation.loop import evaluate
 from ds_bert.model import pretrained
 from ds_bert.model.bert import OBJECTIVES, UnpaddedBert
@@ -38,6 +38,8 @@ def evaluate_path(
     Raises:
         ConfigurationError, DataError, CheckpointError: what does not fit, and what to do.
     """
+    require(batch_size >= 1, "eval_batch_size", batch_size, "at least 1")
+    require(max_sequences >= 0, "max_eval_sequences", max_sequences, "0 (all) or more")
     device = distributed.setup()
     path = path or str(_newest_run())
     settings = _run_settings(Path(path))

@@ -6,9 +6,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from ds_bert.dataset.format import StoredMasks
-from ds_bert.dataset.options import MaskOptions
+from ds_bert.dataset.format import StoredMasks, row_array, table_name
+from ds_bert.dataset.options import MLM_NSP, MaskOptions
 from ds_bert.dataset.store import InstanceTable
+from ds_bert.errors import DataError
 from ds_bert.instances.masking import choose_masks, masking_rules, num_predictions
 from ds_bert.instances.sentence_pairs import lay_out
 from ds_bert.rng.streams import MASKS, fold_seed, start_stream
@@ -54,6 +55,7 @@ def collate(
     """
     masks = masks or table.options.masks
     rows = table.rows.take(indices)  # five times as fast as rows[indices]
+    _check_rows(table, rows, indices)
     # The first token of each sequence, and the end of the last: sums of the lengths before.
     cu_seqlens = np.zeros(len(rows) + 1, np.int32)
     np.cumsum(_num_tokens(rows) + table.options.num_special_tokens, out=cu_seqlens[1:])
@@ -79,7 +81,9 @@ def collate(
         positions, labels = positions[:num_masks], labels[:num_masks]
     else:
         _gather(table.store.tokens, rows, special_ids, arrays)
-        positions, labels = _apply_stored_masks(table.masks, indices, cu_seqlens, input_ids)
+        positions, labels = _apply_stored_masks(table, table.masks, indices, cu_seqlens, input_ids)
+    _check_tokens(table, input_ids)
+    _check_tokens(table, labels)
     return BatchArrays(
         input_ids,
         token_type_ids,
@@ -124,14 +128,60 @@ def _num_tokens(rows: NDArray) -> NDArray[np.int64]:
     return rows["a_length"].astype(np.int64) + rows["b_length"]
 
 
+def _check_rows(table: InstanceTable, rows: NDArray, indices: NDArray[np.int64]) -> None:
+    """Refuse rows that would read outside of the tokens: compiled code does not look."""
+    has_pairs = table.options.objective == MLM_NSP
+    bad = _first_bad_row(rows, len(table.store.tokens), table.options.max_num_tokens, has_pairs)
+    if bad >= 0:
+        raise _damaged(table, row_array(table.max_seq_length), f"row {indices[bad]:,}")
+
+
+def _check_tokens(table: InstanceTable, ids: NDArray[np.integer]) -> None:
+    size = table.store.vocabulary.size
+    if ids.max(initial=0) >= size:
+        raise _damaged(table, "tokens", f"token id {ids.max():,} of {size:,}")
+
+
+def _damaged(table: InstanceTable, name: str, what: str) -> DataError:
+    return DataError(
+        f"{table.store.folder / name}.npy: {what} cannot be right, the file was damaged after it "
+        "was written; ds-bert inspect --verify checks all, copy the data set again or rebuild it"
+    )
+
+
+@njit(cache=True, nogil=True)
+def _first_bad_row(rows, num_tokens, max_num_tokens, has_pairs):
+    """Number of the first row that is no sequence of this table; -1 if there is none."""
+    for number in range(len(rows)):
+        row = rows[number]
+        a_length, b_length = np.int64(row.a_length), np.int64(row.b_length)
+        inside = (
+            a_length > 0
+            and (b_length > 0) == has_pairs
+            and a_length + b_length <= max_num_tokens
+            and max(a_length, b_length) <= num_tokens
+            and row.a_start <= np.uint64(num_tokens - a_length)
+            and row.b_start <= np.uint64(num_tokens - b_length)
+        )
+        if not inside:
+            return number
+    return -1
+
+
 def _apply_stored_masks(
+    table: InstanceTable,
     stored: StoredMasks,
     indices: NDArray[np.int64],
     cu_seqlens: NDArray[np.int32],
     input_ids: NDArray[np.int32],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Write stored masks into `input_ids`; returns positions and labels."""
+    ends = stored.offsets[indices + 1]
+    if ((ends < stored.offsets[indices]) | (ends > np.uint64(len(stored.positions)))).any():
+        raise _damaged(table, f"{table_name(table.max_seq_length)}/masked_offsets", "an offset")
     counts, items = stored.find(indices)
+    if (stored.positions[items] >= np.repeat(np.diff(cu_seqlens), counts)).any():
+        raise _damaged(table, f"{table_name(table.max_seq_length)}/masked_positions", "a position")
     # Stored positions count from a sequence's [CLS], those of a batch from its first token.
     positions = np.repeat(cu_seqlens[:-1].astype(np.int64), counts) + stored.positions[items]
     labels = input_ids[positions].astype(np.int64)

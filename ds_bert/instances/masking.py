@@ -206,6 +206,7 @@ def _split_words(sequence, separator, rules, words, ends):
             rules.do_whole_word_mask
             and num_words > 0
             and (rules.words_cross_segments or position != separator + 1)
+            and sequence[position] < len(rules.is_continuation)  # a damaged token
             and rules.is_continuation[sequence[position]]
         )
         if not goes_on:

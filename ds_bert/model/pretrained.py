@@ -85,7 +85,8 @@ def _read_config_file(path: Path) -> BertConfig:
 
 def _read_hugging_face_config(name: str) -> BertConfig:
     try:
-        config = AutoConfig.from_pretrained(name)
+        # Said although it is the default: without it a terminal is asked whether to run its code.
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError):
         raise ConfigurationError(
             f"model {name!r}: not a preset ({', '.join(PRESETS)}), a .json file, a run, a "

@@ -65,6 +65,25 @@ _ELSEWHERE = {
 }
 
 
+# DeepSpeed and Python take "false" for true; only true and false are meant here.
+_SWITCHES = {
+    "enabled",
+    "auto_cast",
+    "check_grad_overflow",
+    "overlap_comm",
+    "reduce_scatter",
+    "allgather_partitions",
+    "contiguous_gradients",
+    "round_robin_gradients",
+    "use_multi_rank_bucket_allreduce",
+    "prescale_gradients",
+    "wall_clock_breakdown",
+    "memory_breakdown",
+    "dump_state",
+}
+_POSITIVE = {"steps_per_print", "reduce_bucket_size", "allgather_bucket_size"}
+
+
 @dataclass(frozen=True)
 class BatchPlan:
     """train_batch_size = micro_batch_size x accumulation_steps x world_size, in sequences."""
@@ -130,12 +149,28 @@ def check_engine_config(recipe: dict[str, Any]) -> None:
     for key, allowed in ALLOWED_KEYS.items():
         if allowed is not None and key in recipe:
             check_keys(recipe[key], allowed, f'DeepSpeed configuration, "{key}"')
+    _check_values(recipe)
     _check_precision(recipe)
     if recipe.get("zero_optimization", {}).get("round_robin_gradients"):
         raise ConfigurationError(
             "zero_optimization.round_robin_gradients: true gives the optimizer wrong slices of the "
             "parameters in DeepSpeed 0.19; remove it"
         )
+
+
+def _check_values(section: dict[str, Any], where: str = "") -> None:
+    """Refuse switches that are neither true nor false, and numbers without a meaning."""
+    for key, value in section.items():
+        name = where + key
+        if isinstance(value, dict):
+            _check_values(value, f"{name}.")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if key in _SWITCHES:
+            require(isinstance(value, bool), name, value, "true or false")
+        elif key in _POSITIVE:
+            require(is_number and value >= 1, name, value, "a number of at least 1")
+        elif key == "gradient_clipping":
+            require(is_number and value >= 0, name, value, "a number of at least 0; 0: no clipping")
 
 
 def _check_precision(recipe: dict[str, Any]) -> None:
@@ -152,6 +187,10 @@ def _check_precision(recipe: dict[str, Any]) -> None:
     accumulation = recipe.get("data_types", {}).get("grad_accum_dtype")
     is_known = accumulation in (None, "fp32", "fp16", "bf16")
     require(is_known, "data_types.grad_accum_dtype", accumulation, "fp32, fp16 or bf16")
+    autocast = recipe.get("torch_autocast", {}).get("dtype", "bfloat16")
+    is_known = autocast in ("bfloat16", "torch.bfloat16")
+    # float16: DeepSpeed reports the norm of gradients that are still scaled.
+    require(is_known, "torch_autocast.dtype", autocast, "bfloat16; for float16 enable fp16")
 
 
 def zero_stage(recipe: dict[str, Any]) -> Any:

@@ -1,10 +1,11 @@
 """What a run tells: a line of log, a row of metrics.jsonl, a progress bar on a terminal."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class RunLog:
         self._path = folder / "metrics.jsonl"
         self._step, self._max_steps = step, max_steps
         self._bar: Progress | None = None
+        self._unwritten: list[str] = []  # rows that a full disk did not take
         self._sequences = self._tokens = self._steps = 0
         self._since = time.monotonic()
         self._start, self._first_step = self._since, step
@@ -89,9 +91,17 @@ class RunLog:
         self._write("validation", metrics)
 
     def _write(self, kind: str, row: dict[str, Any]) -> None:
-        if distributed.rank() == 0:
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"kind": kind, "step": self._step, **row}) + "\n")
+        if distributed.rank() != 0:
+            return
+        self._unwritten.append(json.dumps({"kind": kind, "step": self._step, **row}) + "\n")
+        try:
+            _append(self._path, "".join(self._unwritten))
+            self._unwritten.clear()
+        except OSError as error:  # a log is not worth a run
+            distributed.log(
+                f"warning: {self._path} cannot be written ({error.strerror}); training goes on, "
+                "the rows follow when it can"
+            )
 
 
 def _training_line(step: int, max_steps: int, row: dict[str, Any], eta: float) -> str:
@@ -127,12 +137,24 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
+def _append(path: Path, text: str) -> None:
+    """Append all of a text or, where that fails, nothing."""
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:
+        with suppress(OSError):
+            os.truncate(path, size)
+        raise
+
+
 def _drop_rows_after(path: Path, step: int) -> None:
     """Remove rows that a crash left behind the checkpoint, and a last row cut in half."""
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().decode("utf-8", "replace").split("\n"):
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")

@@ -201,8 +201,7 @@ def _find_start(config: TrainingConfig) -> Checkpoint | None:
     if config.resume == "none":
         if existing := checkpoints.list_checkpoints(folder):
             raise ConfigurationError(
-                f"resume is none, but {existing[0].folder} exists; choose another output_dir, "
-                "or remove the old run"
+                f"resume is none, but {existing[0].folder} exists; choose another output_dir"
             )
         return None
     if config.resume != "auto":
@@ -211,7 +210,8 @@ def _find_start(config: TrainingConfig) -> Checkpoint | None:
     damaged = any(checkpoints.list_checkpoints(folder)) or any(folder.glob("step_*.corrupt"))
     if newest is None and damaged:
         raise CheckpointError(
-            f"{folder}: every checkpoint is damaged; remove the folder to start from step 0"
+            f"{folder}: every checkpoint is damaged, or its disk is not there for all ranks; look "
+            "there first. To start from step 0, choose another output_dir"
         )
     return newest
 

@@ -156,3 +156,12 @@ def test_unigram_entropy(tmp_path, golden):
     n = sum(counts.values())
     expected = -sum(count / n * math.log(count / n) for count in counts.values())
     assert unigram_entropy(store) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--max_eval_sequences", -5), ("--eval_batch_size", 0), ("--eval_batch_size", -3)],
+)
+def test_numbers_without_a_meaning(data, model, flag, value, capsys):
+    assert exit_code(main, "--checkpoint", model, "--data", data, flag, value) == 2
+    assert f"{flag.removeprefix('--')}: found {value}, expected" in capsys.readouterr().err
