@@ -85,6 +85,26 @@ def write_text(path: Path, text: str) -> None:
     sync_folder(path.parent)
 
 
+def require_folder(folder: Path, name: str) -> None:
+    """Refuse to start where nothing can be written.
+
+    Args:
+        folder: where to write; need not exist.
+        name: of the setting, for the message.
+
+    Raises:
+        ConfigurationError: it, or what is there of the way to it, is no folder or not writable.
+    """
+    absolute = folder.absolute()
+    existing = next(p for p in (absolute, *absolute.parents) if p.exists() or p.is_symlink())
+    is_folder = existing.is_dir()
+    if not is_folder or not os.access(existing, os.W_OK):
+        raise ConfigurationError(
+            f"{name} {folder}: {existing} is {'not writable' if is_folder else 'no folder'}, "
+            "expected a folder that can be written; choose another"
+        )
+
+
 def require_space(folder: Path, num_bytes: float, what: str) -> None:
     """Refuse to start what will surely not fit.
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -16,7 +17,7 @@ from deepspeed.utils.tensor_fragment import fragment_address
 
 from ds_bert import distributed, files
 from ds_bert.checkpoint.folder import ENGINE, MODEL, Checkpoint, prune
-from ds_bert.errors import CheckpointError
+from ds_bert.errors import CheckpointError, TrainingDiverged
 
 STATE = "ds_bert"  # apart from DeepSpeed's own values, which have names like ours
 # Everything in DeepSpeed's files that is not a tensor or a plain container.
@@ -42,7 +43,12 @@ def save_checkpoint(
         facts: what a later run is compared with; goes into the files.
         write_model: called on rank 0 with a folder and the full fp32 weights.
         keep: the newest this many checkpoints stay.
+
+    Raises:
+        TrainingDiverged: weights are not finite; nothing is written, no older checkpoint goes.
     """
+    weights = full_weights(engine.module)
+    _check_finite(weights, step)
     temporary, final = folder / f".step_{step}.tmp", folder / f"step_{step}"
     if distributed.rank() == 0:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -54,7 +60,6 @@ def save_checkpoint(
         temporary, tag=ENGINE, client_state={STATE: state} | universal, save_latest=False
     )
     torch.save(_random_state(), temporary / f"random_state_rank_{distributed.rank()}.pt")
-    weights = full_weights(engine.module)
     if distributed.rank() == 0:
         for script in temporary.glob("*.py"):  # DeepSpeed's own exporters: ours is `hf/`
             script.unlink()
@@ -66,6 +71,17 @@ def save_checkpoint(
         prune(folder, keep)
     distributed.barrier()
     return final
+
+
+def _check_finite(weights: dict[str, torch.Tensor], step: int) -> None:
+    """Every rank has all weights, so all of them come to the same answer."""
+    bad = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise TrainingDiverged(
+            f"step {step}: {len(bad)} of {len(weights)} weights hold numbers that are not finite "
+            f"(first: {bad[0]}), so they are not saved; lower the learning rate or lengthen the "
+            "warm-up, then start again to go on from the last checkpoint"
+        )
 
 
 def _commit(temporary: Path, final: Path, facts: dict[str, Any]) -> None:
@@ -87,17 +103,23 @@ def load_checkpoint(
         only_optimizer: take weights and moments, but neither schedule nor random state.
 
     Raises:
-        CheckpointError: DeepSpeed found nothing to load.
+        CheckpointError: DeepSpeed found nothing to load, or a file holds more than data.
     """
-    with _only_safe_loading(), redirect_stdout(io.StringIO()):  # DeepSpeed prints tracing lines
-        path, state = engine.load_checkpoint(
-            checkpoint.folder, tag=ENGINE, load_lr_scheduler_states=not only_optimizer
-        )
-    if path is None:
-        raise CheckpointError(f"{checkpoint.folder}: DeepSpeed could not load it")
-    if not only_optimizer:
-        name = f"random_state_rank_{distributed.rank()}.pt"
-        _set_random_state(torch.load(checkpoint.folder / name, weights_only=True))
+    try:
+        with _only_safe_loading(), redirect_stdout(io.StringIO()):  # DeepSpeed prints tracing lines
+            path, state = engine.load_checkpoint(
+                checkpoint.folder, tag=ENGINE, load_lr_scheduler_states=not only_optimizer
+            )
+        if path is None:
+            raise CheckpointError(f"{checkpoint.folder}: DeepSpeed could not load it")
+        if not only_optimizer:
+            name = f"random_state_rank_{distributed.rank()}.pt"
+            _set_random_state(torch.load(checkpoint.folder / name, weights_only=True))
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{checkpoint.folder} holds objects that ds_bert never writes, so they were not loaded "
+            f"({str(error).splitlines()[0]}); was it made by somebody else? Name another checkpoint"
+        ) from None
     return state[STATE]
 
 

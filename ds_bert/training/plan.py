@@ -14,7 +14,7 @@ from ds_bert.checkpoint.folder import Checkpoint
 from ds_bert.config import MICRO_BATCH, TrainingConfig
 from ds_bert.dataset.store import InstanceTable, TokenStore
 from ds_bert.errors import CheckpointError, ConfigurationError, DataError, require
-from ds_bert.files import require_space
+from ds_bert.files import require_folder, require_space
 from ds_bert.model import pretrained
 from ds_bert.model.bert import OBJECTIVES, UnpaddedBert
 from ds_bert.model.fp8 import check_fp8
@@ -223,9 +223,12 @@ def _find_moments(config: TrainingConfig, source: Checkpoint | None) -> Checkpoi
 
 
 def _check_disk(plan: Plan) -> None:
-    number = plan.config.keep_checkpoints + 1  # one is being written while the others stay
-    needed = checkpoint_bytes(plan) * number
-    require_space(Path(plan.config.output_dir), needed, f"{number} checkpoints in output_dir")
+    folder = Path(plan.config.output_dir)
+    require_folder(folder, "output_dir")
+    # One is written while the others stay; those that are there take no further room.
+    there = len(checkpoints.list_checkpoints(folder / checkpoints.CHECKPOINTS))
+    number = max(1, plan.config.keep_checkpoints + 1 - there)
+    require_space(folder, checkpoint_bytes(plan) * number, f"{number} more checkpoints")
 
 
 def checkpoint_bytes(plan: Plan) -> int:
