@@ -30,6 +30,10 @@ class DataError(UserError):
     exit_code = 3
 
 
+class SourceUnavailable(DataError):
+    """Text that cannot be read now: a lost disk or connection. Work that is done is kept."""
+
+
 class CheckpointError(UserError):
     """Missing, damaged or unsuitable checkpoint or model folder."""
 

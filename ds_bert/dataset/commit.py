@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ds_bert.dataset.format import FORMAT, META, VERSION
 from ds_bert.dataset.journal import Journal, stage_name
 from ds_bert.dataset.store import read_meta
-from ds_bert.errors import ConfigurationError, DataError
+from ds_bert.errors import ConfigurationError, DataError, SourceUnavailable
 from ds_bert.files import OutputFolder, require_space
 
 JOURNAL = "progress.json"
@@ -84,7 +84,7 @@ class Commit:
         Raises:
             ConfigurationError: an output folder is in use, not writable, or holds something else;
                 the disk is too small, or full.
-            DataError: from the work; leaves nothing behind.
+            DataError: from the work; leaves nothing behind, unless it is `SourceUnavailable`.
         """
         found = self._existing()
         if len(found) == len(self.targets):
@@ -172,6 +172,10 @@ class Commit:
         """Say how to go on, or leave nothing behind where that is impossible."""
         try:
             yield
+        except SourceUnavailable as error:
+            raise SourceUnavailable(
+                f"{error}; what is done is kept, run the same command again when it can be read"
+            ) from error
         except DataError:
             for output in outputs.values():
                 output.discard()

@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ds_bert.errors import DataError
+from ds_bert.errors import DataError, SourceUnavailable
 from ds_bert.text.source import size_and_hash
 from ds_bert.text.tables import RowInput
 
@@ -71,13 +71,13 @@ class DatasetInput(RowInput):
         try:
             yield from data_set.iter(batch_size=_BATCH_ROWS)
         except Exception as error:  # whatever the network and the file formats raise
-            raise DataError(f"cannot read {self}: {_first_line(error)}") from error
+            raise SourceUnavailable(f"cannot read {self}: {_first_line(error)}") from error
 
     def _load(self) -> Any:
         try:
             return _load(str(self.path), self.config, self.split, self.is_folder)
         except Exception as error:
-            raise DataError(
+            raise SourceUnavailable(
                 f"cannot open the data set {self}: {_first_line(error)}; expected a folder made by "
                 f"save_to_disk, or {PREFIX}OWNER/NAME, {PREFIX}OWNER/NAME:CONFIG:SPLIT"
             ) from error

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ds_bert.errors import ConfigurationError, DataError
+from ds_bert.errors import ConfigurationError, DataError, SourceUnavailable
 
 BUFFER_BYTES = 2**18
 MAX_LINE_BYTES = 2**28  # a line is kept in memory
@@ -33,12 +33,12 @@ def open_raw(path: Path) -> BinaryIO:
     """The file as it is.
 
     Raises:
-        DataError: it cannot be opened.
+        SourceUnavailable: it cannot be opened.
     """
     try:
         return path.open("rb")
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
+        raise SourceUnavailable(f"cannot read {path}: {error.strerror}") from error
 
 
 def open_plain(path: Path) -> BinaryIO:
@@ -50,7 +50,7 @@ def open_plain(path: Path) -> BinaryIO:
 
     Raises:
         ConfigurationError: the package for .zst is not installed.
-        DataError: the file cannot be opened.
+        SourceUnavailable: the file cannot be opened.
     """
     suffix = compression(path)
     if suffix == ".zst":
@@ -64,6 +64,8 @@ def _decompressed(path: Path, file: BinaryIO) -> Generator[bytes, None, None]:
         try:
             yield from _READERS[compression(path)](file)
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            if isinstance(error, OSError) and error.errno:  # the disk, not what is in the file
+                raise SourceUnavailable(f"cannot read {path}: {error.strerror}") from error
             raise DataError(
                 f"{path} is damaged or incomplete ({error}); copy or download it again"
             ) from error

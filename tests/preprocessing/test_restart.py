@@ -19,7 +19,7 @@ from ds_bert.dataset import journal
 from ds_bert.dataset.npy import NpyWriter
 from ds_bert.dataset.store import TokenStore
 from ds_bert.dataset.verify import verify
-from ds_bert.errors import DataError
+from ds_bert.errors import DataError, SourceUnavailable
 from ds_bert.files import OutputFolder
 from ds_bert.instances import exact
 from ds_bert.preprocessing import documents, instances
@@ -143,6 +143,38 @@ def test_what_is_done_is_not_done_again(
     assert preprocess(job, say=lines.append).is_new
     assert "going on after 100%" in lines
     assert verify(TokenStore.open(tmp_path / "train")) == 6
+
+
+def test_an_input_that_vanishes_costs_no_work(
+    tmp_path, text_files, vocab_file, small_portions, monkeypatch
+):
+    """Moved away when a part is tokenized, and brought back."""
+    whole = options(tmp_path / "whole", text_files, vocab_file, **MODES["fast"])
+    preprocess(whole)
+    copies = [tmp_path / path.name for path in text_files]
+    for path, copied in zip(text_files, copies, strict=True):
+        copied.write_bytes(path.read_bytes())
+    job = options(tmp_path / "cut", copies, vocab_file, **MODES["fast"], num_workers=1)
+    read_blocks = documents.read_blocks
+
+    def losing(*arguments, **how):
+        for number, block in enumerate(read_blocks(*arguments, **how)):
+            if number == 2:
+                copies[-1].rename(tmp_path / "elsewhere")
+            yield block
+
+    with monkeypatch.context() as patch:
+        patch.setattr(documents, "read_blocks", losing)
+        with pytest.raises(SourceUnavailable, match="what is done is kept, run the same command"):
+            preprocess(job)
+    assert (tmp_path / "cut/.train.partial/progress.json").exists()
+    (tmp_path / "elsewhere").rename(copies[-1])
+    lines = []
+    assert preprocess(job, say=lines.append).is_new
+    assert any(line.startswith("going on after") for line in lines)
+    for name in ("tokens", "sentence_ends", "seq32/instances"):
+        found, expected = (tmp_path / f"{d}/train/{name}.npy" for d in ("cut", "whole"))
+        assert found.read_bytes() == expected.read_bytes()
 
 
 def interrupt(*arguments):
