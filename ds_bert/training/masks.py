@@ -7,12 +7,12 @@ different masks stay comparable.
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ds_bert.checkpoint.facts import OWN_MASKS
 from ds_bert.config import TrainingConfig
 from ds_bert.dataset.options import MaskOptions
 from ds_bert.dataset.store import InstanceTable
 from ds_bert.errors import ConfigurationError, require
 
-OWN_MASKS = "as the data set says"
 FIELDS = tuple(MaskOptions.__dataclass_fields__)  # the recipe's fields have the same names
 
 

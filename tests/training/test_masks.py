@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from training_util import make_data
 
-from ds_bert.checkpoint.facts import BEFORE
+from ds_bert.checkpoint.facts import BEFORE, OWN_MASKS
 from ds_bert.config import TrainingConfig
 from ds_bert.dataset.store import TokenStore
 from ds_bert.errors import ConfigurationError
 from ds_bert.training.batches import TrainingBatches
-from ds_bert.training.masks import OWN_MASKS, as_fact, resolve_masks
+from ds_bert.training.masks import as_fact, resolve_masks
 
 
 @pytest.fixture(scope="module")
