@@ -89,6 +89,9 @@ class TrainingConfig:
     )
     save_interval: int = option(500, "optimizer steps between two checkpoints; 0: only at the end")
     keep_checkpoints: int = option(3, "keep the newest this many checkpoints, at least 2")
+    keep_every: int = option(
+        0, "keep the checkpoints of every this many steps for ever; 0: none for that reason"
+    )
     max_consecutive_skips: int = option(
         10, "stop after this many steps in a row with non-finite gradients"
     )
@@ -125,6 +128,9 @@ class TrainingConfig:
         for name in ("eval_interval", "save_interval", "max_eval_sequences", "seed"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         require(self.keep_checkpoints >= 2, "keep_checkpoints", self.keep_checkpoints, ">= 2")
+        every, interval = self.keep_every, self.save_interval
+        is_saved = every == 0 or (every > 0 and interval > 0 and every % interval == 0)
+        require(is_saved, "keep_every", every, f"0 or a multiple of save_interval ({interval})")
         self._check_warmup()
         if self.carry_moments and not self.init_from:
             raise ConfigurationError(

@@ -6,13 +6,17 @@ Works the same under the `deepspeed` launcher, torchrun, srun and as one plain p
 import ctypes
 import logging
 import os
+import socket
 import sys
 import warnings
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from ds_bert.errors import UserError
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when DeepSpeed is first imported
@@ -146,6 +150,29 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     value = torch.tensor(int(flag), device=device)
     dist.all_reduce(value, op=dist.ReduceOp.MAX)
     return bool(value.item())
+
+
+def name() -> str:
+    """This rank for a person: "rank 3 (its host)"."""
+    return f"rank {rank()} ({socket.gethostname()})"
+
+
+def on_rank_0(function: Callable[[], Any]) -> Any:
+    """Call a function on rank 0; every rank gets its result, or raises its error.
+
+    Raises:
+        UserError, OSError: what the function has raised; anything else is raised on rank 0 alone.
+    """
+    value, error = None, None
+    if rank() == 0:
+        try:
+            value = function()
+        except (UserError, OSError) as raised:
+            error = raised
+    value, error = from_rank_0((value, error))
+    if error is not None:
+        raise error
+    return value
 
 
 def from_rank_0(value: Any) -> Any:

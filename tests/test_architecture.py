@@ -14,7 +14,7 @@ HOUSE = ROOT / "ds_bert"
 ROOMS = (
     *("errors", "files", "progress", "config", "recipes", "distributed"),  # single files, for all
     *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing"),
-    *("model", "optim", "checkpoint", "evaluation", "training"),
+    *("model", "optim", "checkpoint", "evaluation", "guards", "training"),
     "commands",
     *("train", "evaluate"),  # doors
 )

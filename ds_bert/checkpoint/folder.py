@@ -1,25 +1,31 @@
-"""Folders of checkpoints: finding, verifying, pruning.
+"""The folder of a run's checkpoints: names, listing, pruning.
 
-    checkpoints/latest              the name of the newest one, replaced last
+    checkpoints/latest              the name of the newest one, for people
     checkpoints/step_500/           complete or absent
         manifest.json               facts of the run; size and hash of every file
         engine/                     DeepSpeed's state: weights, moments, schedule, loss scale
         random_state_rank_0.pt ...  generators of every rank
         hf/                         the same model as a Hugging Face folder
+    checkpoints/step_400.corrupt/   damaged when it was looked at; looked at again
+    checkpoints/branch_1/           newer ones that a run has left by going back
 
-DeepSpeed alone overwrites in place, trusts `latest`, and starts from step 0 if it is missing.
+docs/checkpoints.md is about who may see which state. DeepSpeed alone overwrites in place, trusts
+`latest`, and starts from step 0 if it is missing.
 """
 
 import os
+import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ds_bert import distributed, files
-from ds_bert.errors import CheckpointError
+from ds_bert import files
+from ds_bert.checkpoint.manifest import read_manifest
 
-CHECKPOINTS, ENGINE, MODEL = "checkpoints", "engine", "hf"
+CHECKPOINTS, ENGINE, MODEL, LATEST = "checkpoints", "engine", "hf", "latest"
+_NAME = re.compile(r"step_(\d+)(\.corrupt(_\d+)?)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -34,90 +40,68 @@ class Checkpoint:
         """The checkpoint's Hugging Face folder."""
         return self.folder / MODEL
 
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return step_of(self.folder)
+
 
 def step_of(folder: Path) -> int:
-    """The step in a checkpoint folder's name; -1 for any other name."""
-    name, _, step = folder.name.partition("_")
-    return int(step) if name == "step" and step.isdigit() else -1
+    """The step in a checkpoint folder's name, set aside or not; -1 for any other name."""
+    found = _NAME.fullmatch(folder.name)
+    return int(found[1]) if found else -1
+
+
+def is_set_aside(folder: Path) -> bool:
+    """Whether a folder's name says that it was found damaged."""
+    return ".corrupt" in folder.name
+
+
+def candidates(folder: Path) -> list[Path]:
+    """All that a run could go on from below a `checkpoints` folder, the newest first."""
+    found = [path for path in folder.glob("step_*") if step_of(path) >= 0]
+    return sorted(found, key=lambda path: (-step_of(path), path.name))
 
 
 def list_checkpoints(folder: Path) -> list[Checkpoint]:
-    """Complete checkpoints below a `checkpoints` folder, the newest first."""
-    found = [path for path in folder.glob("step_*") if step_of(path) >= 0]
-    found.sort(key=step_of, reverse=True)
-    pairs = ((path, files.read_manifest(path)) for path in found)
+    """Checkpoints with a manifest below a `checkpoints` folder, the newest first."""
+    found = (path for path in candidates(folder) if not is_set_aside(path))
+    pairs = ((path, read_manifest(path)) for path in found)
     return [Checkpoint(path, facts) for path, facts in pairs if facts is not None]
 
 
-def find_damage(checkpoint: Checkpoint) -> str | None:
-    """Check all files, shared out over the ranks; every rank gets the same answer."""
-    recorded = sorted(checkpoint.facts["files"].items())
-    mine = recorded[distributed.rank() :: distributed.world_size()]
-    reports = (files.damage(checkpoint.folder, name, entry) for name, entry in mine)
-    problem = next((report for report in reports if report), None)
-    everyone = distributed.gather(problem)
-    return next((report for report in everyone if report), None)
+def set_latest(folder: Path, checkpoint: Path | None) -> None:
+    """Write the name of the newest checkpoint, for people; nothing goes by it."""
+    if checkpoint is not None:
+        files.write_text(folder / LATEST, checkpoint.name + "\n")
+    else:
+        (folder / LATEST).unlink(missing_ok=True)
 
 
-def newest_good(folder: Path, set_aside: bool = False) -> Checkpoint | None:
-    """The newest undamaged checkpoint below a `checkpoints` folder, or None.
+def prune(folder: Path, keep: int, keep_every: int = 0) -> None:
+    """Remove older checkpoints, and what interrupted saves have left behind.
 
-    With `set_aside` damaged ones become `step_N.corrupt`, so that the run can write them again.
+    Args:
+        folder: a `checkpoints` folder.
+        keep: the newest this many stay.
+        keep_every: checkpoints of steps that it divides stay; 0: none for that reason.
     """
-    for checkpoint in distributed.from_rank_0(list_checkpoints(folder)):
-        problem = find_damage(checkpoint)
-        if problem is None:
-            return checkpoint
-        distributed.log(f"warning: {checkpoint.folder}: {problem}; going back to an older one")
-        if set_aside and distributed.rank() == 0:
-            aside = checkpoint.folder.with_name(f"{checkpoint.folder.name}.corrupt")
-            shutil.rmtree(aside, ignore_errors=True)
-            os.rename(checkpoint.folder, aside)
-        distributed.barrier()
-    return None
-
-
-def open_checkpoint(path: str | Path) -> Checkpoint:
-    """The checkpoint that a user named: a run folder, its `checkpoints`, or a step folder.
-
-    Raises:
-        CheckpointError: nothing there, or nothing undamaged.
-    """
-    path = Path(path)
-    if step_of(path) >= 0:
-        facts = files.read_manifest(path)
-        if facts is None:
-            raise CheckpointError(f"{path}: not a complete checkpoint (no readable manifest)")
-        checkpoint = Checkpoint(path, facts)
-        if problem := find_damage(checkpoint):
-            raise CheckpointError(f"{path}: {problem}; name another checkpoint")
-        return checkpoint
-    folder = path if path.name == CHECKPOINTS else path / CHECKPOINTS
-    newest = newest_good(folder)
-    if newest is None:
-        raise CheckpointError(f"{path}: no complete checkpoint found; check the path")
-    return newest
-
-
-def find_model(path: str) -> tuple[str, Checkpoint | None]:
-    """The Hugging Face folder behind a run or a checkpoint; any other name is that of a model.
-
-    Returns:
-        folder or hub id, and the checkpoint that the folder belongs to, already verified.
-
-    Raises:
-        CheckpointError: a run or checkpoint without anything undamaged.
-    """
-    folder = Path(path)
-    if folder.name == CHECKPOINTS or (folder / CHECKPOINTS).is_dir() or step_of(folder) >= 0:
-        checkpoint = open_checkpoint(folder)
-        return str(checkpoint.model_folder), checkpoint
-    return path, None
-
-
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` complete checkpoints, and what crashes left behind."""
     for checkpoint in list_checkpoints(folder)[keep:]:
-        files.discard(checkpoint.folder)
-    for leftover in (*folder.glob(".step_*.tmp"), *folder.glob(".step_*.deleting")):
+        if keep_every == 0 or checkpoint.step % keep_every:
+            _remove(checkpoint.folder)
+    for leftover in _leftovers(folder):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint so that a crash halfway leaves nothing that looks complete."""
+    doomed = folder.with_name(f".{folder.name}.deleting")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.rename(folder, doomed)
+    files.sync_folder(folder.parent)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _leftovers(folder: Path) -> Iterator[Path]:
+    for ending in ("tmp", "deleting"):
+        yield from folder.glob(f".step_*.{ending}")

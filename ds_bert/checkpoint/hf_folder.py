@@ -8,7 +8,7 @@ import torch
 from transformers import BertTokenizer, PreTrainedModel
 
 from ds_bert import __version__
-from ds_bert.checkpoint.folder import open_checkpoint
+from ds_bert.checkpoint.verify import open_checkpoint
 from ds_bert.errors import ConfigurationError
 from ds_bert.files import OutputFolder
 from ds_bert.model.bert import UnpaddedBert

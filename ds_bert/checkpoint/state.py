@@ -1,12 +1,10 @@
-"""Saving and loading the state of a run: committed atomically, resumed exactly."""
+"""Loading the state of a run: weights, moments, schedule, random state."""
 
 import io
 import os
 import pickle
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,81 +13,14 @@ from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils import safe_get_full_fp32_param
 from deepspeed.utils.tensor_fragment import fragment_address
 
-from ds_bert import distributed, files
-from ds_bert.checkpoint.folder import ENGINE, MODEL, Checkpoint, prune
-from ds_bert.errors import CheckpointError, TrainingDiverged
+from ds_bert import distributed
+from ds_bert.checkpoint.folder import ENGINE, Checkpoint
+from ds_bert.checkpoint.manifest import read_manifest
+from ds_bert.errors import CheckpointError
 
 STATE = "ds_bert"  # apart from DeepSpeed's own values, which have names like ours
 # Everything in DeepSpeed's files that is not a tensor or a plain container.
 SAFE_GLOBALS = [fragment_address, LossScaler, DynamicLossScaler, ZeroStageEnum]
-
-
-def save_checkpoint(
-    folder: Path,
-    step: int,
-    engine: Any,
-    state: dict[str, Any],
-    facts: dict[str, Any],
-    write_model: Callable[[Path, dict[str, torch.Tensor]], None],
-    keep: int,
-) -> Path:
-    """Write, commit and prune; called by all ranks.
-
-    Args:
-        folder: the run's `checkpoints` folder.
-        step: optimizer steps done.
-        engine: the DeepSpeed engine.
-        state: what the trainer needs to go on; plain numbers and strings.
-        facts: what a later run is compared with; goes into the files.
-        write_model: called on rank 0 with a folder and the full fp32 weights.
-        keep: the newest this many checkpoints stay.
-
-    Raises:
-        TrainingDiverged: weights are not finite; nothing is written, no older checkpoint goes.
-    """
-    weights = full_weights(engine.module)
-    _check_finite(weights, step)
-    temporary, final = folder / f".step_{step}.tmp", folder / f"step_{step}"
-    if distributed.rank() == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    distributed.barrier()
-    # The key makes the files convertible to DeepSpeed's universal checkpoints.
-    universal = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
-    engine.save_checkpoint(
-        temporary, tag=ENGINE, client_state={STATE: state} | universal, save_latest=False
-    )
-    torch.save(_random_state(), temporary / f"random_state_rank_{distributed.rank()}.pt")
-    if distributed.rank() == 0:
-        for script in temporary.glob("*.py"):  # DeepSpeed's own exporters: ours is `hf/`
-            script.unlink()
-        write_model(temporary / MODEL, weights)
-    distributed.barrier()
-    _commit(temporary, final, {**facts, "step": step})
-    if distributed.rank() == 0:
-        files.write_text(folder / "latest", final.name + "\n")
-        prune(folder, keep)
-    distributed.barrier()
-    return final
-
-
-def _check_finite(weights: dict[str, torch.Tensor], step: int) -> None:
-    """Every rank has all weights, so all of them come to the same answer."""
-    bad = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise TrainingDiverged(
-            f"step {step}: {len(bad)} of {len(weights)} weights hold numbers that are not finite "
-            f"(first: {bad[0]}), so they are not saved; lower the learning rate or lengthen the "
-            "warm-up, then start again to go on from the last checkpoint"
-        )
-
-
-def _commit(temporary: Path, final: Path, facts: dict[str, Any]) -> None:
-    mine = files.list_files(temporary)[distributed.rank() :: distributed.world_size()]
-    sealed = distributed.gather({name: files.seal_file(temporary / name) for name in mine})
-    if distributed.rank() == 0:
-        entries = {name: entry for part in sealed for name, entry in part.items()}
-        files.publish(temporary, final, dict(sorted(entries.items())), facts)
 
 
 def load_checkpoint(
@@ -103,7 +34,8 @@ def load_checkpoint(
         only_optimizer: take weights and moments, but neither schedule nor random state.
 
     Raises:
-        CheckpointError: DeepSpeed found nothing to load, or a file holds more than data.
+        CheckpointError: DeepSpeed found nothing to load, a file holds more than data, or the
+            checkpoint was replaced or removed meanwhile.
     """
     try:
         with _only_safe_loading(), redirect_stdout(io.StringIO()):  # DeepSpeed prints tracing lines
@@ -113,14 +45,22 @@ def load_checkpoint(
         if path is None:
             raise CheckpointError(f"{checkpoint.folder}: DeepSpeed could not load it")
         if not only_optimizer:
-            name = f"random_state_rank_{distributed.rank()}.pt"
+            name = random_state_file(distributed.rank())
             _set_random_state(torch.load(checkpoint.folder / name, weights_only=True))
+    except FileNotFoundError as error:
+        raise CheckpointError(_changed(checkpoint, f"{error.filename} is gone")) from None
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{checkpoint.folder} holds objects that ds_bert never writes, so they were not loaded "
             f"({str(error).splitlines()[0]}); was it made by somebody else? Name another checkpoint"
         ) from None
+    if read_manifest(checkpoint.folder) != checkpoint.facts:  # whole folders are replaced only
+        raise CheckpointError(_changed(checkpoint, "its manifest is another one"))
     return state[STATE]
+
+
+def _changed(checkpoint: Checkpoint, what: str) -> str:
+    return f"{checkpoint.folder} changed while it was read: {what}; start again"
 
 
 def full_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -132,7 +72,13 @@ def full_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _random_state() -> dict[str, torch.Tensor]:
+def random_state_file(rank: int) -> str:
+    """Name of the file with a rank's random state."""
+    return f"random_state_rank_{rank}.pt"
+
+
+def random_state() -> dict[str, torch.Tensor]:
+    """This rank's generators."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ds_bert import distributed
-from ds_bert.checkpoint import folder as checkpoints
+from ds_bert.checkpoint.folder import CHECKPOINTS
+from ds_bert.checkpoint.verify import find_model
 from ds_bert.dataset.options import MLM
 from ds_bert.dataset.store import InstanceTable, TokenStore
 from ds_bert.errors import CheckpointError, ConfigurationError, require
@@ -47,7 +48,7 @@ def evaluate_path(
     length = max_seq_length or settings.get("max_seq_length") or max(store.sequence_lengths)
     table = store.instances(length)
     objective = MLM if only_mlm else _objective(settings.get("objective"), table)
-    model = _load(checkpoints.find_model(path)[0], table, OBJECTIVES[objective]).to(device)
+    model = _load(find_model(path)[0], table, OBJECTIVES[objective]).to(device)
     model.prepare(device, model.dtype)
     metrics = evaluate(model, table, device, batch_size, max_sequences, progress=True)
     return {"checkpoint": path, "data": str(store.folder), "max_seq_length": length, **metrics}
@@ -85,6 +86,6 @@ def _run_settings(path: Path) -> dict[str, Any]:
     """The "ds_bert" section of the run that `path` belongs to; empty outside a run."""
     for folder in (path, path.parent, path.parent.parent):
         record = folder / "config.json"
-        if (folder / checkpoints.CHECKPOINTS).is_dir() and record.is_file():
+        if (folder / CHECKPOINTS).is_dir() and record.is_file():
             return json.loads(record.read_text(encoding="utf-8"))["ds_bert"]
     return {}

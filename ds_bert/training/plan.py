@@ -8,9 +8,9 @@ import torch
 from transformers import BertConfig
 
 from ds_bert import distributed
-from ds_bert.checkpoint import folder as checkpoints
 from ds_bert.checkpoint.facts import check_moments, check_resume
-from ds_bert.checkpoint.folder import Checkpoint
+from ds_bert.checkpoint.folder import CHECKPOINTS, Checkpoint, candidates, list_checkpoints
+from ds_bert.checkpoint.verify import find_model, newest_good, open_checkpoint
 from ds_bert.config import MICRO_BATCH, TrainingConfig
 from ds_bert.dataset.store import InstanceTable, TokenStore
 from ds_bert.errors import CheckpointError, ConfigurationError, DataError, require
@@ -128,7 +128,7 @@ def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
     resume_from = _find_start(config)
     init_folder, source = None, None
     if config.init_from and resume_from is None:  # verified here, once: that reads all of it
-        init_folder, source = checkpoints.find_model(config.init_from)
+        init_folder, source = find_model(config.init_from)
     model_config = _model_config(config, train_table.store, init_folder)
     plan = Plan(
         config=config,
@@ -197,21 +197,25 @@ def _model_config(config: TrainingConfig, store: TokenStore, init_folder: str | 
 
 
 def _find_start(config: TrainingConfig) -> Checkpoint | None:
-    folder = Path(config.output_dir) / checkpoints.CHECKPOINTS
+    folder = Path(config.output_dir) / CHECKPOINTS
     if config.resume == "none":
-        if existing := checkpoints.list_checkpoints(folder):
+        if existing := candidates(folder):
             raise ConfigurationError(
-                f"resume is none, but {existing[0].folder} exists; choose another output_dir"
+                f"resume is none, but {existing[0]} exists; choose another output_dir"
             )
         return None
     if config.resume != "auto":
-        return checkpoints.open_checkpoint(config.resume)
-    newest = checkpoints.newest_good(folder, set_aside=not config.dry_run)
-    damaged = any(checkpoints.list_checkpoints(folder)) or any(folder.glob("step_*.corrupt"))
-    if newest is None and damaged:
+        return open_checkpoint(config.resume)
+    newest = newest_good(folder, set_aside=not config.dry_run)
+    if newest is None and candidates(folder):
         raise CheckpointError(
             f"{folder}: every checkpoint is damaged, or its disk is not there for all ranks; look "
             "there first. To start from step 0, choose another output_dir"
+        )
+    if newest is None and any(folder.glob("branch_*")):
+        raise CheckpointError(
+            f"{folder}: all checkpoints are in branches; name one with --resume, or choose another "
+            "output_dir"
         )
     return newest
 
@@ -219,14 +223,14 @@ def _find_start(config: TrainingConfig) -> Checkpoint | None:
 def _find_moments(config: TrainingConfig, source: Checkpoint | None) -> Checkpoint | None:
     if not config.carry_moments:
         return None
-    return source or checkpoints.open_checkpoint(str(config.init_from))
+    return source or open_checkpoint(str(config.init_from))
 
 
 def _check_disk(plan: Plan) -> None:
     folder = Path(plan.config.output_dir)
     require_folder(folder, "output_dir")
     # One is written while the others stay; those that are there take no further room.
-    there = len(checkpoints.list_checkpoints(folder / checkpoints.CHECKPOINTS))
+    there = len(list_checkpoints(folder / CHECKPOINTS))
     number = max(1, plan.config.keep_checkpoints + 1 - there)
     require_space(folder, checkpoint_bytes(plan) * number, f"{number} more checkpoints")
 

@@ -12,8 +12,11 @@ from typing import Any
 import torch
 
 from ds_bert import distributed, files
+from ds_bert.checkpoint.branches import finish, set_aside_newer
+from ds_bert.checkpoint.folder import CHECKPOINTS
 from ds_bert.checkpoint.state import load_checkpoint
 from ds_bert.config import TrainingConfig
+from ds_bert.guards.lock import RunLock
 from ds_bert.model import pretrained
 from ds_bert.optim.optimizers import build_optimizer
 from ds_bert.optim.schedules import build_scheduler
@@ -28,19 +31,44 @@ PACKAGES = ("torch", "deepspeed", "transformers", "numpy", "numba")
 def run(config: TrainingConfig, recipe: dict[str, Any]) -> int:
     """Check, build, restore and train; returns the exit code."""
     device = distributed.setup()
-    plan = micro_batch.settle(make_plan(config, recipe), device)
-    distributed.log(describe(plan))
     if config.dry_run:
+        distributed.log(describe(_plan(config, recipe, device)))
         distributed.log("dry run: everything checked, nothing trained")
         return 0
+    with RunLock(Path(config.output_dir)) as lock:
+        finish(Path(config.output_dir) / CHECKPOINTS)
+        return _train(_plan(config, recipe, device), device, lock)
+
+
+def _plan(config: TrainingConfig, recipe: dict[str, Any], device: torch.device) -> Plan:
+    return micro_batch.settle(make_plan(config, recipe), device)
+
+
+def _train(plan: Plan, device: torch.device, lock: RunLock) -> int:
+    distributed.log(describe(plan))
     engine, state = start(plan, device)
-    if state.step >= config.max_steps:
-        distributed.log(f"already finished: {state.step:,} of {config.max_steps:,} steps")
+    if state.step >= plan.config.max_steps:
+        distributed.log(f"already finished: {state.step:,} of {plan.config.max_steps:,} steps")
         return 0
+    _leave_newer(plan)
     if distributed.rank() == 0:
         _record(plan)
     distributed.barrier()
-    return Trainer(plan, engine, state, device).train()
+    return Trainer(plan, engine, state, device, lock.check).train()
+
+
+def _leave_newer(plan: Plan) -> None:
+    """Where the user goes back, the newer checkpoints become a branch."""
+    if plan.config.resume in ("auto", "none") or plan.resume_from is None:
+        return
+    folder = Path(plan.config.output_dir) / CHECKPOINTS
+    is_own = plan.resume_from.folder.resolve().parent == folder.resolve()
+    branch = set_aside_newer(folder, plan.resume_from.step if is_own else -1)
+    if branch is not None:
+        distributed.log(
+            f"the newer checkpoints are now in {branch}; leave --resume out next time, to go on "
+            "from the newest"
+        )
 
 
 def start(plan: Plan, device: torch.device) -> tuple[Any, State]:

@@ -2,7 +2,7 @@
 
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from ds_bert import distributed
 from ds_bert.checkpoint.folder import CHECKPOINTS
 from ds_bert.checkpoint.hf_folder import write_model_folder
-from ds_bert.checkpoint.state import save_checkpoint
+from ds_bert.checkpoint.saving import NotSaved, save_checkpoint, tidy
 from ds_bert.errors import STOPPED_ON_REQUEST, TrainingDiverged
 from ds_bert.evaluation.loop import evaluate
 from ds_bert.evaluation.metrics import MetricSums, total_loss
@@ -34,10 +34,22 @@ class State:
 
 
 class Trainer:
-    """Runs a plan on a DeepSpeed engine from a state to the last step."""
+    """Runs a plan on a DeepSpeed engine from a state to the last step.
 
-    def __init__(self, plan: Plan, engine: Any, state: State, device: torch.device):
+    Attributes:
+        before_commit: called on rank 0 before a checkpoint appears; raises where it must not.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        engine: Any,
+        state: State,
+        device: torch.device,
+        before_commit: Callable[[], None] = lambda: None,
+    ):
         self.plan, self.engine, self.state, self.device = plan, engine, state, device
+        self.before_commit = before_commit
         self.config = plan.config
         self.checkpoints = Path(plan.config.output_dir) / CHECKPOINTS
         self.log = RunLog(Path(self.config.output_dir), state.step, self.config.max_steps)
@@ -73,7 +85,7 @@ class Trainer:
                     self._validate()
                 stop = distributed.any_rank(self._stop_requested, self.device)
                 if last or stop or _is_due(state.step, config.save_interval):
-                    self._save()
+                    self._save(is_last=last or stop)
                 if stop and not last:
                     distributed.log(
                         f"stopped on request at step {state.step}; start again to go on"
@@ -149,35 +161,40 @@ class Trainer:
             )
         self.log.log_validation(metrics)
 
-    def _save(self) -> None:
-        plan, state = self.plan, self.state
-
-        def write_model(folder: Path, weights: dict[str, torch.Tensor]) -> None:
-            write_model_folder(
-                folder,
-                self.engine.module,
-                weights,
-                plan.train_table.store.vocabulary,
-                plan.train_table.store.do_lower_case,
-                {
-                    "steps": f"{state.step:,}",
-                    "training sequences": f"{state.samples:,} of up to "
-                    f"{plan.config.max_seq_length} tokens",
-                    "tokens in the corpus": f"{len(plan.train_table.store.tokens):,}",
-                },
-            )
-
+    def _save(self, is_last: bool) -> None:
+        """Save; where that fails training goes on, unless nothing comes after."""
+        config, state = self.config, self.state
         with self.log.paused():
-            folder = save_checkpoint(
-                self.checkpoints,
-                state.step,
-                self.engine,
-                asdict(state),
-                plan.facts,
-                write_model,
-                plan.config.keep_checkpoints,
-            )
+            try:
+                folder = save_checkpoint(
+                    self.checkpoints,
+                    state.step,
+                    self.engine,
+                    asdict(state),
+                    self.plan.facts,
+                    self._write_model,
+                    self.before_commit,
+                )
+            except NotSaved as error:
+                again = f"start again to go on from the last one in {self.checkpoints}"
+                if is_last:
+                    raise NotSaved(f"step {state.step}: {error}; make room, then {again}") from None
+                distributed.log(f"warning: step {state.step}: {error}; training goes on")
+                return
+            if state.consecutive_skips == 0:  # without progress nothing older gives way
+                tidy(self.checkpoints, folder, config.keep_checkpoints, config.keep_every)
         distributed.log(f"saved {folder}")
+
+    def _write_model(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+        store = self.plan.train_table.store
+        facts = {
+            "steps": f"{self.state.step:,}",
+            "training sequences": f"{self.state.samples:,} of up to "
+            f"{self.config.max_seq_length} tokens",
+            "tokens in the corpus": f"{len(store.tokens):,}",
+        }
+        module, casing = self.engine.module, store.do_lower_case
+        write_model_folder(folder, module, weights, store.vocabulary, casing, facts)
 
     def request_stop(self, *_: Any) -> None:
         """Ask for a save and an orderly end after the step in progress (a signal handler)."""
