@@ -46,7 +46,7 @@ def load_checkpoint(
             raise CheckpointError(f"{checkpoint.folder}: DeepSpeed could not load it")
         if not only_optimizer:
             name = random_state_file(distributed.rank())
-            _set_random_state(torch.load(checkpoint.folder / name, weights_only=True))
+            set_random_state(torch.load(checkpoint.folder / name, weights_only=True))
     except FileNotFoundError as error:
         raise CheckpointError(_changed(checkpoint, f"{error.filename} is gone")) from None
     except pickle.UnpicklingError as error:
@@ -85,7 +85,8 @@ def random_state() -> dict[str, torch.Tensor]:
     return state
 
 
-def _set_random_state(state: dict[str, torch.Tensor]) -> None:
+def set_random_state(state: dict[str, torch.Tensor]) -> None:
+    """Bring this rank's generators to where `random_state` found them."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
