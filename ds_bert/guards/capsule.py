@@ -2,6 +2,7 @@
 
     diverged/step_24/               appears whole or not at all
         diagnosis.json              what was found, and the figures of the last steps
+        vocab.txt                   the data set's
         rank_0.safetensors ...      micro-batches, rows and random states of every rank
         model/                      Hugging Face folder of the weights, unless they are not finite
 
@@ -28,8 +29,10 @@ from torch import Tensor
 from ds_bert import distributed, files
 from ds_bert.errors import CheckpointError
 from ds_bert.model.batch import Batch
+from ds_bert.tokenizer.vocabulary import Vocabulary
 
-DIVERGED, DIAGNOSIS, MODEL, WEIGHTS = "diverged", "diagnosis.json", "model", "model.safetensors"
+DIVERGED, DIAGNOSIS, VOCABULARY = "diverged", "diagnosis.json", "vocab.txt"
+MODEL, WEIGHTS = "model", "model.safetensors"
 _TENSORS = tuple(field.name for field in fields(Batch) if field.name != "sequence_lengths")
 _STATE = "random_state."
 
@@ -88,6 +91,7 @@ def write_capsule(
     output_dir: Path,
     diagnosis: dict[str, Any],
     micro_batches: list[MicroBatch],
+    vocabulary: Vocabulary,
     write_model: Callable[[Path], None] | None,
     model_bytes: int,
 ) -> Path | None:
@@ -97,6 +101,7 @@ def write_capsule(
         output_dir: of the run.
         diagnosis: plain values; of rank 0, with the fields of `Diverged` but the name.
         micro_batches: of this rank.
+        vocabulary: the data set's.
         write_model: writes a Hugging Face folder on rank 0; None: there are no weights to keep.
         model_bytes: its size. It is left out where the disk would be half full of it.
 
@@ -116,7 +121,8 @@ def write_capsule(
     for text in problems:
         distributed.log(f"warning: {folder}: a part could not be kept ({text})")
     try:
-        return distributed.on_rank_0(lambda: _finish(temporary, diagnosis, problems))
+        record = {**diagnosis, "not_kept": problems}
+        return distributed.on_rank_0(lambda: _finish(temporary, record, vocabulary))
     except OSError as error:
         distributed.log(f"warning: {folder}: nothing could be kept ({error.strerror})")
         return None
@@ -141,9 +147,7 @@ def _attempt(write: Callable[[], None]) -> str | None:
 
 def _write_rank(folder: Path, micro_batches: list[MicroBatch]) -> None:
     parts = enumerate(part.tensors() for part in micro_batches)
-    tensors = {
-        f"{k}.{name}": value.contiguous() for k, part in parts for name, value in part.items()
-    }
+    tensors = {f"{k}.{name}": value.clone() for k, part in parts for name, value in part.items()}
     path = folder / f"rank_{distributed.rank()}.safetensors"
     try:
         save_file(tensors, path)
@@ -164,10 +168,11 @@ def _write_weights(folder: Path, write_model: Callable[[Path], None], num_bytes:
         raise
 
 
-def _finish(temporary: Path, diagnosis: dict[str, Any], problems: list[str]) -> Path:
+def _finish(temporary: Path, diagnosis: dict[str, Any], vocabulary: Vocabulary) -> Path:
     final, old = _name(temporary.parent, diagnosis)
-    record = {"capsule": final.name, **diagnosis, "not_kept": problems}
+    record = {"capsule": final.name, **diagnosis}
     try:
+        vocabulary.save(temporary / VOCABULARY)
         files.write_text(temporary / DIAGNOSIS, files.as_json(record, indent=1) + "\n")
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -41,11 +41,11 @@ def bad_steps(found: Divergence, figures: list[dict[str, Any]], size: int) -> di
         figures: of the last steps, see `StepFigures`.
         size: samples of a step.
     """
-    number = found.num_steps
-    if number is None:
-        good = (f["skipped"] or math.isfinite(f["loss"]) for f in figures)
-        number = len(figures) - next((n for n, is_good in enumerate(good) if not is_good), -1)
-    first, last = figures[-min(number, len(figures))], figures[-1]
+    number = min(found.num_steps or 1, len(figures))
+    if found.num_steps is None:
+        bad = (not f["skipped"] and not math.isfinite(f["loss"]) for f in figures)
+        number = next((len(figures) - n for n, is_bad in enumerate(bad) if is_bad), 1)
+    first, last = figures[-number], figures[-1]
     return {
         "first_step": first["step"],
         "last_step": last["step"],
@@ -61,17 +61,25 @@ def bad_tensors(named: dict[str, Tensor]) -> list[str]:
 def diagnose(
     model: UnpaddedBert,
     micro_batches: list[MicroBatch],
+    shares: list[float],
     settings: StepSettings,
     device: torch.device,
 ) -> list[dict[str, Any]]:
     """Run this rank's micro-batches again; what was found in each, as plain values.
 
     A failure, such as no memory left, ends it without an exception: other ranks wait.
+
+    Args:
+        model: of the run.
+        micro_batches: of its last step.
+        shares: their parts of the loss as the run has computed them.
+        settings: of the run.
+        device: where the model is.
     """
     reports: list[dict[str, Any]] = []
     try:
-        for number, part in enumerate(micro_batches):
-            report = {"rank": distributed.rank(), "micro_batch": number}
+        for number, (part, share) in enumerate(zip(micro_batches, shares, strict=True)):
+            report = {"rank": distributed.rank(), "micro_batch": number, "share_in_the_run": share}
             reports.append(report | describe(examine_part(model, part, settings, device), part))
     except RuntimeError as error:
         reports.append({"rank": distributed.rank(), "problem": str(error).splitlines()[0]})
@@ -94,6 +102,7 @@ def describe(findings: Findings, part: MicroBatch) -> dict[str, Any]:
     bad = findings.bad_gradients
     return {
         "loss": findings.loss,
+        "share": findings.share,
         "first_output_not_finite": findings.first_output,
         "gradients_not_finite": len(bad),
         "first_gradients_not_finite": bad[:_NAMES],

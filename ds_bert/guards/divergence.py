@@ -65,7 +65,8 @@ class DivergenceDetector:
 
     Attributes:
         history: figures of the last steps.
-        random_states: this rank's generators before each micro-batch of the last step.
+        losses: scalars on the device, this rank's parts of the last step's loss, by micro-batch.
+        random_states: this rank's generators before each of them.
     """
 
     def __init__(self, config: TrainingConfig, device: torch.device):
@@ -75,14 +76,14 @@ class DivergenceDetector:
             maxlen=max(STEPS_KEPT, (INTERVALS + 1) * config.log_interval)
         )
         self.random_states: list[dict[str, Tensor]] = []
-        self._losses: list[Tensor] = []
+        self.losses: list[Tensor] = []
         # One process with a GPU meets nobody after a step, so reading a flag would be a wait.
         self._is_read_each_step = distributed.is_distributed() or device.type == "cpu"
         self.not_finite: bool | Tensor = False  # for `any_rank_each`
 
     def begin_step(self) -> None:
         """Forget the micro-batches of the step before."""
-        self.random_states, self._losses = [], []
+        self.random_states, self.losses = [], []
 
     def before_micro_batch(self) -> None:
         """Remember what dropout is going to depend on."""
@@ -90,18 +91,19 @@ class DivergenceDetector:
 
     def after_micro_batch(self, loss: Tensor) -> None:
         """Take this rank's part of the step's loss, a scalar."""
-        self._losses.append(loss.detach())
+        self.losses.append(loss.detach())
 
     def after_step(self, consecutive_skips: int, **figures: Any) -> Divergence | None:
         """Take the figures of the step, see `StepFigures`; whether it was one skip too many."""
-        loss = torch.stack(self._losses).sum()
+        loss = torch.stack(self.losses).sum()
         self.history.append(StepFigures(loss=loss, **figures))
         self.not_finite = False
         if self._is_read_each_step and not self.history[-1].skipped:
             self.not_finite = ~torch.isfinite(loss)
         if consecutive_skips < self._config.max_consecutive_skips:
             return None
-        reason = f"{consecutive_skips} steps in a row had non-finite gradients"
+        steps = f"{consecutive_skips} steps in a row" if consecutive_skips > 1 else "a step"
+        reason = f"{steps} had non-finite gradients"
         if self.history[-1].loss_scale is not None:
             reason += f", the last at a loss scale of {self.history[-1].loss_scale:g}"
         return Divergence(reason, consecutive_skips)

@@ -19,12 +19,14 @@ class Findings:
 
     Attributes:
         loss: of the micro-batch: its mean losses added up, in nats.
+        share: its part of the step's loss: what the run adds up over micro-batches and ranks.
         row_losses: the same of each row.
         first_output: the first module whose output held a number that is not finite.
         gradients: by parameter name, of what the run takes the gradient of.
     """
 
     loss: float
+    share: float
     row_losses: list[float]
     first_output: str | None
     gradients: dict[str, Tensor]
@@ -69,12 +71,13 @@ def examine(
             sums = model(batch)
         row_losses = _row_losses(model, states[0].detach(), batch)
         parts = (sums[name].loss / max(counts[of], 1) for name, of in model.losses.items())
-        loss = sum(parts) * scale
+        share = sum(parts)
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    gradients = torch.autograd.grad(share * scale, list(named.values()), allow_unused=True)
     found = zip(named, gradients, strict=True)
     return Findings(
         _mean_loss(model, sums, batch),
+        share.item(),
         row_losses,
         places[0] if places else None,
         {name: gradient for name, gradient in found if gradient is not None},

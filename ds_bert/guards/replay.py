@@ -10,7 +10,14 @@ from torch import Tensor
 
 from ds_bert import distributed
 from ds_bert.errors import CheckpointError, require
-from ds_bert.guards.capsule import MODEL, WEIGHTS, MicroBatch, read_diagnosis, read_micro_batches
+from ds_bert.guards.capsule import (
+    MODEL,
+    VOCABULARY,
+    WEIGHTS,
+    MicroBatch,
+    read_diagnosis,
+    read_micro_batches,
+)
 from ds_bert.guards.diagnosis import StepSettings, describe, examine_part
 from ds_bert.instances.collate import BatchArrays
 from ds_bert.instances.examples import as_text, split
@@ -52,13 +59,15 @@ def replay(
     device = distributed.setup()
     device = torch.device("cpu") if cpu else device
     model = _load(model_folder or _weights(folder, found), found, device)
-    names = Vocabulary.read(folder / MODEL / "vocab.txt").tokens
+    names = Vocabulary.read(folder / VOCABULARY).tokens
     settings = StepSettings(found["counts"], found["scale"], found["autocast"])
+    in_the_run = {(r["rank"], r.get("micro_batch")): r for r in found["micro_batches"]}
     total: dict[str, Tensor] = {}
     for rank in ranks:
         for number, part in enumerate(read_micro_batches(folder, rank)):
             findings = examine_part(model, part, settings, device)
-            yield f"rank {rank}, micro-batch {number}: {_summary(describe(findings, part))}"
+            before = in_the_run.get((rank, number), {}).get("share_in_the_run")
+            yield f"rank {rank}, micro-batch {number}: {_summary(describe(findings, part), before)}"
             yield from _rows(part, findings.row_losses, names, num_rows)
             for name, gradient in findings.gradients.items():
                 total[name] = total.get(name, 0) + gradient.float() / settings.scale
@@ -93,12 +102,14 @@ def _load(name: str, found: dict[str, Any], device: torch.device) -> UnpaddedBer
     return model
 
 
-def _summary(report: dict[str, Any]) -> str:
+def _summary(report: dict[str, Any], in_the_run: float | None) -> str:
+    before = math.nan if in_the_run is None else in_the_run
+    shares = f"share of the step's loss {report['share']:.8g}, in the run {before:.8g}"
     module = report["first_output_not_finite"]
     outputs = f"the first output that is not finite is that of {module}" if module else "all finite"
     gradients = report["gradients_not_finite"]
     bad = f"; gradients that are not finite: {gradients}" if gradients else ""
-    return f"loss {report['loss']:.6g}; {outputs}{bad}"
+    return f"loss {report['loss']:.6g}; {shares}; {outputs}{bad}"
 
 
 def _rows(

@@ -52,11 +52,9 @@ def stop_diverged(
     bad = bad_tensors(weights)
     model, device = engine.module.train(), distributed.local_device()
     model.prepare(device, plan.activation_dtype, False, plan.config.fp8)  # hooks want it uncompiled
-    reports = [
-        r
-        for of_rank in distributed.gather(diagnose(model, parts, settings, device))
-        for r in of_rank
-    ]
+    shares = [loss.item() for loss in detector.losses]
+    mine = diagnose(model, parts, shares, settings, device)
+    reports = [report for of_rank in distributed.gather(mine) for report in of_rank]
     steps = bad_steps(found, figures, plan.batch.train_batch_size)
     why = cause(bad, reports, plan.config.train_data)
     when = "before" if figures[-1]["skipped"] else "after"
@@ -75,6 +73,7 @@ def stop_diverged(
         Path(plan.config.output_dir),
         diagnosis,
         parts,
+        plan.train_table.store.vocabulary,
         None if bad else lambda folder: write_model(folder, weights),
         4 * plan.num_parameters,
     )
