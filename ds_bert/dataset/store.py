@@ -166,13 +166,16 @@ def read_meta(folder: Path) -> dict[str, Any]:
             f"{folder} is not a finished data set (no {META}); ds-bert preprocess makes one"
         ) from error
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {folder / META}: {error}; rebuild the data set") from error
+        raise DataError(
+            f"cannot read {folder / META}: {error}; copy the data set again, or rebuild it with "
+            "ds-bert preprocess --overwrite"
+        ) from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise DataError(f"{folder / META} does not describe a {FORMAT}; is this the right folder?")
     if meta.get("version") != VERSION:
         raise DataError(
             f"{folder} has format version {meta.get('version')}, this ds_bert reads {VERSION}; "
-            "update ds_bert, or rebuild the data set with ds-bert preprocess"
+            "update ds_bert, or rebuild the data set with ds-bert preprocess --overwrite"
         )
     return meta
 

@@ -116,7 +116,7 @@ class Vocabulary:
                 f"{path} exists and is another vocabulary than the one just made; add --overwrite "
                 "to replace it, or name another --vocab_file"
             )
-        self.save(path)
+        self.save(path.resolve())  # a link stays
         return True
 
     @property
