@@ -21,6 +21,14 @@ DATA_SET = "meta.json"  # written last into a data set
 MANIFEST = "manifest.json"
 
 
+def parse_json(text: str, **how: Any) -> Any:
+    """`json.loads`, where brackets inside of a thousand others are a ValueError as well."""
+    try:
+        return json.loads(text, **how)
+    except RecursionError:
+        raise ValueError("brackets are nested too deeply") from None
+
+
 def list_files(folder: Path) -> list[str]:
     """All files below `folder` but the manifest, as sorted relative names."""
     files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -48,7 +56,7 @@ def publish(temporary: Path, final: Path, files: dict[str, Any], facts: dict[str
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a complete folder, or None."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return manifest if isinstance(manifest, dict) and "files" in manifest else None

@@ -1,6 +1,5 @@
 """Reading a token store: a corpus as token ids, and instances as pairs of ranges in it."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from ds_bert.dataset.format import (
 from ds_bert.dataset.npy import read_npy
 from ds_bert.dataset.options import InstanceOptions
 from ds_bert.errors import DataError
+from ds_bert.files import parse_json
 from ds_bert.tokenizer.vocabulary import Vocabulary
 
 
@@ -160,7 +160,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
         DataError: no finished data set, no readable metadata, or a format that is not this one.
     """
     try:
-        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        meta = parse_json((folder / META).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
             f"{folder} is not a finished data set (no {META}); ds-bert preprocess makes one"

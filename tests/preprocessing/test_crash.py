@@ -71,7 +71,7 @@ def test_new_data_sets(kept, preprocess, run, command, tmp_path, capsys):
 @pytest.mark.parametrize("again", ["same", "none", "old"])
 @pytest.mark.parametrize("kept", KEPT[:2])
 def test_replaced_data_sets(kept, again, preprocess, run, command, tmp_path, capsys):
-    """Old or new, whatever is started next: the command, the one without permission, the old one."""
+    """Old or new, whatever comes next: the command, it without --overwrite, the old command."""
     data = tmp_path / "data"
     other = [*command, "--random_seed", 7]
     run(command)
