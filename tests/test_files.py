@@ -77,3 +77,9 @@ def test_files_are_forced_to_disk_before_they_are_published(tmp_path, monkeypatc
     monkeypatch.setattr(os, "fsync", fsync)
     write(tmp_path / "final")
     assert (tmp_path / "final" / "file").stat().st_ino in forced
+
+
+def test_a_manifest_of_brackets_is_none(tmp_path):
+    for text in ("[" * 100_000, '{"files": ' * 100_000):
+        (tmp_path / "manifest.json").write_text(text)
+        assert files.read_manifest(tmp_path) is None

@@ -176,6 +176,22 @@ def numbered_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
         yield number, line
 
 
+def short_lines(stream: BinaryIO, name: str) -> Generator[bytes, None, None]:
+    """Pieces of a stream.
+
+    Raises:
+        DataError: a line does not end within 256 MiB.
+    """
+    num_lines = num_bytes = 0  # before this piece; since the last line end
+    while piece := stream.read(_PIECE_BYTES):
+        end = max(piece.rfind(b"\n"), piece.rfind(b"\r"))
+        num_bytes = num_bytes + len(piece) if end < 0 else len(piece) - end - 1
+        num_lines += piece.count(b"\n")
+        if num_bytes >= MAX_LINE_BYTES:
+            raise long_line(name, num_lines + 1)
+        yield piece
+
+
 def long_line(name: str, number: int) -> DataError:
     """The error for a line that is not kept in memory."""
     return DataError(

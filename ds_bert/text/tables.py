@@ -3,9 +3,8 @@
 import csv
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import count
 from typing import Any, BinaryIO, ClassVar
 
 from ds_bert.errors import DataError
@@ -108,22 +107,14 @@ class CsvInput(RowInput):
         """Place and text of each row that is not empty."""
         with open_plain(self.path) as stream:
             is_tsv = ".tsv" in (suffix.lower() for suffix in self.path.suffixes[-2:])
-            lines = self._lines(io.TextIOWrapper(stream, "utf-8-sig", newline=""))
-            reader = csv.reader(lines, delimiter="\t" if is_tsv else ",", strict=True)
+            lines = stream_of(streams.short_lines(stream, str(self)))
+            text = io.TextIOWrapper(lines, "utf-8-sig", newline="")
+            reader = csv.reader(text, delimiter="\t" if is_tsv else ",", strict=True)
             try:
                 yield from self._texts(reader)
             except (csv.Error, UnicodeDecodeError) as error:
                 place = f"{self}, after line {reader.line_num}"
                 raise DataError(f"{place}: not CSV in UTF-8 ({error}); mend the file") from error
-
-    def _lines(self, text: io.TextIOWrapper) -> Iterator[str]:
-        for number in count(1):
-            line = text.readline(streams.MAX_LINE_BYTES)
-            if len(line) == streams.MAX_LINE_BYTES:
-                raise streams.long_line(str(self), number)
-            if not line:
-                return
-            yield line
 
     def _texts(self, reader: Any) -> Iterator[tuple[str, Any]]:
         csv.field_size_limit(streams.MAX_LINE_BYTES)  # by default 128 KiB
@@ -151,6 +142,7 @@ class ParquetInput(RowInput):
         import pyarrow
         from pyarrow import parquet
 
+        number = 0
         try:
             with open_raw(self.path) as raw, parquet.ParquetFile(raw) as file:
                 if self.text_column not in file.schema_arrow.names:
@@ -158,17 +150,21 @@ class ParquetInput(RowInput):
                 batches = file.iter_batches(
                     _BATCH_ROWS, columns=[self.text_column], use_threads=False
                 )
-                numbers = count(1)
                 for batch in batches:
-                    for value in batch.column(0):
-                        yield self._cell(f"row {next(numbers)}", value)
+                    for value in _values(batch.column(0)):
+                        yield f"row {number + 1}", value
+                        number += 1
+        except UnicodeDecodeError as error:
+            place = f"{self}, row {number + 1}"
+            raise DataError(f"{place}: not UTF-8 ({error}); mend the file") from error
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(
                 f"{self} is damaged or not Parquet ({error}); copy or download it again"
             ) from error
 
-    def _cell(self, place: str, value: Any) -> tuple[str, Any]:
-        try:
-            return place, value.as_py()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{self}, {place}: not UTF-8 ({error}); mend the file") from error
+
+def _values(column: Any) -> Iterable[Any]:
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return (cell.as_py() for cell in column)  # up to the cell that is none

@@ -139,6 +139,17 @@ def test_dataset_folders_give_the_same_data_set(expected, vocab_file, tmp_path):
     assert len(DATA) <= find_inputs([str(tmp_path / "one")])[0].num_bytes <= 2 * len(DATA)
 
 
+def test_state_of_a_dataset_folder(tmp_path):
+    save_to_disk(tmp_path)
+    (source,) = find_inputs([str(tmp_path / "one")])
+    before = source.state()
+    (tmp_path / "one" / "cache").mkdir()
+    assert source.state() == before
+    with next((tmp_path / "one").glob("*.arrow")).open("ab") as file:
+        file.write(b"x")
+    assert source.state() != before
+
+
 def test_hub_data_set(expected, vocab_file, tmp_path, monkeypatch):
     calls = []
 
