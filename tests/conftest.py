@@ -7,7 +7,7 @@ from pathlib import Path
 os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
-# Threads of several test processes on few cores wait for each other, ten times as long as they work.
+# Threads of several processes on few cores wait for each other, ten times as long as they work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest

@@ -17,7 +17,10 @@ from ds_bert.commands.train import main
 
 pytestmark = pytest.mark.usefixtures("one_process_group")
 STEPS = 12
-BF16, FP16 = {"bf16": {"enabled": True}}, {"fp16": {"enabled": True, "initial_scale_power": 20, "hysteresis": 1}}
+BF16, FP16 = (
+    {"bf16": {"enabled": True}},
+    {"fp16": {"enabled": True, "initial_scale_power": 20, "hysteresis": 1}},
+)
 CASES = {
     "fp32": {},
     "fp32, no ZeRO, AdamW, packed": {
