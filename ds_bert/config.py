@@ -96,10 +96,19 @@ class TrainingConfig:
     max_consecutive_skips: int = option(
         10, "stop after this many steps in a row with non-finite gradients"
     )
+    max_loss_spike: float = option(
+        4.0,
+        "stop where the loss of 5 intervals of the log in a row is this many nats above the lowest "
+        "one; 0: never",
+    )
     resume: str = option(
         "auto",
         "auto: go on from the newest good checkpoint of output_dir; none: start anew; "
         "or a checkpoint folder",
+    )
+    rollback: bool = option(
+        False,
+        "after a divergence: go back to the last checkpoint before it and leave its samples out",
     )
     init_from: str | None = option(
         None, "start from the weights of this run, checkpoint or Hugging Face folder"
@@ -132,7 +141,12 @@ class TrainingConfig:
         every, interval = self.keep_every, self.save_interval
         is_saved = every == 0 or (every > 0 and interval > 0 and every % interval == 0)
         require(is_saved, "keep_every", every, f"0 or a multiple of save_interval ({interval})")
+        require(self.max_loss_spike >= 0, "max_loss_spike", self.max_loss_spike, "0 or more")
         self._check_warmup()
+        if self.rollback and self.resume != "auto":
+            raise ConfigurationError(
+                f"rollback chooses the checkpoint, resume is {self.resume}; leave one of them out"
+            )
         if self.carry_moments and not self.init_from:
             raise ConfigurationError(
                 "carry_moments is set without init_from; name the checkpoint whose moments to take"

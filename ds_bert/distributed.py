@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -150,6 +150,15 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     value = torch.tensor(int(flag), device=device)
     dist.all_reduce(value, op=dist.ReduceOp.MAX)
     return bool(value.item())
+
+
+def any_rank_each(flags: Sequence[bool | torch.Tensor], device: torch.device) -> tuple[bool, ...]:
+    """`any_rank` of several flags, which may stand on the device, with one all-reduce."""
+    if not is_distributed():
+        return tuple(bool(flag) for flag in flags)
+    values = torch.stack([torch.as_tensor(flag, device=device).int() for flag in flags])
+    dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return tuple(map(bool, values.tolist()))
 
 
 def name() -> str:

@@ -5,6 +5,7 @@ A folder with its last file is complete; whatever a crash leaves behind has none
 
 import fcntl
 import json
+import math
 import os
 import shutil
 from contextlib import suppress
@@ -43,6 +44,19 @@ def write_text(path: Path, text: str) -> None:
         os.fsync(file.fileno())
     os.replace(temporary, path)
     sync_folder(path.parent)
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """Valid JSON of plain values: numbers that are not finite, which JSON lacks, become null."""
+    return json.dumps(_finite(value), indent=indent, default=str, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    return [_finite(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def require_folder(folder: Path, name: str) -> None:

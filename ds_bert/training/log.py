@@ -93,7 +93,7 @@ class RunLog:
     def _write(self, kind: str, row: dict[str, Any]) -> None:
         if distributed.rank() != 0:
             return
-        self._unwritten.append(json.dumps({"kind": kind, "step": self._step, **row}) + "\n")
+        self._unwritten.append(files.as_json({"kind": kind, "step": self._step, **row}) + "\n")
         try:
             _append(self._path, "".join(self._unwritten))
             self._unwritten.clear()

@@ -18,6 +18,7 @@ from ds_bert.checkpoint.saving import tidy
 from ds_bert.checkpoint.state import load_checkpoint
 from ds_bert.config import TrainingConfig
 from ds_bert.errors import ConfigurationError
+from ds_bert.guards.left_out import roll_back
 from ds_bert.guards.lock import RunLock
 from ds_bert.model import pretrained
 from ds_bert.optim.optimizers import build_optimizer
@@ -33,12 +34,17 @@ PACKAGES = ("torch", "deepspeed", "transformers", "numpy", "numba")
 def run(config: TrainingConfig, recipe: dict[str, Any]) -> int:
     """Check, build, restore and train; returns the exit code."""
     device = distributed.setup()
+    output_dir = Path(config.output_dir)
     if config.dry_run:
+        if config.rollback:
+            roll_back(output_dir, dry_run=True)
         distributed.log(describe(_plan(config, recipe, device)))
         distributed.log("dry run: everything checked, nothing trained")
         return 0
-    with RunLock(Path(config.output_dir)) as lock:
-        finish(Path(config.output_dir) / CHECKPOINTS)
+    with RunLock(output_dir) as lock:
+        finish(output_dir / CHECKPOINTS)
+        if config.rollback:
+            roll_back(output_dir)
         return _train(_plan(config, recipe, device), device, lock)
 
 
