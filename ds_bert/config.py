@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ds_bert.errors import ConfigurationError, require, suggest
+from ds_bert.files import parse_json
 
 SECTION = "ds_bert"
 MICRO_BATCH = "train_micro_batch_size_per_gpu"  # DeepSpeed's key; the only one with a flag
@@ -179,7 +180,7 @@ def load_json(path: str | Path) -> dict[str, Any]:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        value = parse_json(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from None
     except json.JSONDecodeError as error:

@@ -20,6 +20,14 @@ from ds_bert.errors import ConfigurationError
 DATA_SET = "meta.json"  # written last into a data set
 
 
+def parse_json(text: str, **how: Any) -> Any:
+    """`json.loads`, where brackets inside of a thousand others are a ValueError as well."""
+    try:
+        return json.loads(text, **how)
+    except RecursionError:
+        raise ValueError("brackets are nested too deeply") from None
+
+
 def seal_file(path: Path) -> dict[str, Any]:
     """Force a file to disk and return its manifest entry: size in bytes and xxh3 hash."""
     with open(path, "rb") as file:
@@ -102,6 +110,23 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _place(final: Path) -> Path:
+    """Where a folder really is: a link stays, and what it points to is made or replaced."""
+    if final.is_symlink():
+        if not final.exists():
+            raise ConfigurationError(
+                f"{final} is a link to {os.readlink(final)}, which does not exist; create that "
+                "folder or choose another output folder"
+            )
+        final = final.resolve()
+    if os.path.ismount(final):
+        raise ConfigurationError(
+            f"{final} is a mount point, expected a folder that can be replaced as a whole; choose "
+            "a folder inside of it"
+        )
+    return final
+
+
 def hash_file(path: Path) -> str:
     """xxh3 hash (128 bits) of a file's bytes, as hexadecimal digits."""
     digest = xxhash.xxh3_128()
@@ -124,8 +149,12 @@ class OutputFolder:
     """
 
     def __init__(self, final: Path, keep: bool = False) -> None:
-        """Nothing is created before the context is entered."""
-        self.final = final
+        """Nothing is created before the context is entered.
+
+        Raises:
+            ConfigurationError: `final` cannot be replaced: a link to nothing, or a mount point.
+        """
+        self.final = final = _place(final)
         self.hidden = final.with_name(f".{final.name}.partial")
         self.folder = self.hidden / "new"
         self._old = self.hidden / "old"
@@ -133,14 +162,27 @@ class OutputFolder:
 
     def __enter__(self) -> Self:
         self._new_parents = [folder for folder in self.hidden.parents if not folder.exists()]
+        while not self._lock_hidden():
+            pass  # the run that held it has just removed it
+        self._put_back()
+        shutil.rmtree(self._old, ignore_errors=True)
+        if not self._keep:
+            self.clear()
+        self.folder.mkdir(exist_ok=True)
+        return self
+
+    def _lock_hidden(self) -> bool:
+        """Create and lock the hidden folder; whether it is there still when it is locked."""
         try:
             self.hidden.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.hidden, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
         except OSError as error:
             raise ConfigurationError(
                 f"cannot create a folder in {self.final.parent}: {error.strerror}; "
                 "choose another output folder"
             ) from error
-        self._lock = os.open(self.hidden, os.O_RDONLY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -150,12 +192,12 @@ class OutputFolder:
             ) from error
         except OSError:
             pass  # a file system without locks
-        self._put_back()
-        shutil.rmtree(self._old, ignore_errors=True)
-        if not self._keep:
-            self.clear()
-        self.folder.mkdir(exist_ok=True)
-        return self
+        is_there = self.hidden.exists() and os.path.samestat(
+            os.fstat(self._lock), self.hidden.stat()
+        )
+        if not is_there:
+            os.close(self._lock)
+        return is_there
 
     def clear(self) -> None:
         """Remove all that was written; begin anew."""
@@ -168,8 +210,8 @@ class OutputFolder:
 
     def publish(self) -> None:
         """Put the folder into place, each step forced to disk; an old one gives way."""
-        for folder in [self.folder, *(path for path in self.folder.rglob("*") if path.is_dir())]:
-            sync_folder(folder)
+        for path in [self.folder, *self.folder.rglob("*")]:
+            sync_folder(path)  # also of a file
         if self.final.exists():
             os.rename(self.final, self._old)
         os.rename(self.folder, self.final)

@@ -7,6 +7,8 @@ from pathlib import Path
 os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+# Threads of several processes on few cores wait for each other, ten times as long as they work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from data_util import synthetic_text

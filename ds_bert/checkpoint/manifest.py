@@ -38,12 +38,13 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         CheckpointError: a later version of ds_bert has written it.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        manifest = files.parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
     if not isinstance(manifest, dict) or not _are_entries(manifest.get("files")):
         return None
-    if manifest.pop(_OWN_HASH, own := _hash(manifest)) != own:
+    is_old = not {"version", _OWN_HASH} & manifest.keys()  # from before manifests had a hash
+    if not is_old and manifest.pop(_OWN_HASH, None) != _hash(manifest):
         return None
     version = manifest.get("version", 1)
     if version != VERSION:

@@ -83,13 +83,21 @@ def save_checkpoint(
 
 
 def tidy(folder: Path, newest: Path, keep: int, keep_every: int) -> None:
-    """After a commit, on rank 0: name the newest and prune; a disk that refuses is no error."""
+    """After a commit: name the newest and prune; a disk that refuses is no error.
+
+    Args:
+        folder: a `checkpoints` folder.
+        newest: the checkpoint to be named in `latest`.
+        keep: see `prune`.
+        keep_every: see `prune`.
+    """
     if distributed.rank() == 0:
         try:
             set_latest(folder, newest)
             prune(folder, keep, keep_every)
         except OSError as error:
             distributed.log(f"warning: {folder}: older checkpoints stay ({error.strerror})")
+    distributed.barrier()
 
 
 class Part(TorchCheckpointEngine):

@@ -38,29 +38,38 @@ def load_checkpoint(
             checkpoint was replaced or removed meanwhile.
     """
     try:
-        with _only_safe_loading(), redirect_stdout(io.StringIO()):  # DeepSpeed prints tracing lines
-            path, state = engine.load_checkpoint(
-                checkpoint.folder, tag=ENGINE, load_lr_scheduler_states=not only_optimizer
-            )
-        if path is None:
-            raise CheckpointError(f"{checkpoint.folder}: DeepSpeed could not load it")
-        if not only_optimizer:
-            name = random_state_file(distributed.rank())
-            set_random_state(torch.load(checkpoint.folder / name, weights_only=True))
-    except FileNotFoundError as error:
-        raise CheckpointError(_changed(checkpoint, f"{error.filename} is gone")) from None
+        state = _load(checkpoint, engine, only_optimizer)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{checkpoint.folder} holds objects that ds_bert never writes, so they were not loaded "
             f"({str(error).splitlines()[0]}); was it made by somebody else? Name another checkpoint"
         ) from None
-    if read_manifest(checkpoint.folder) != checkpoint.facts:  # whole folders are replaced only
-        raise CheckpointError(_changed(checkpoint, "its manifest is another one"))
+    except Exception:  # of any kind, if it was pruned meanwhile
+        _require_unchanged(checkpoint)
+        raise
+    _require_unchanged(checkpoint)
     return state[STATE]
 
 
-def _changed(checkpoint: Checkpoint, what: str) -> str:
-    return f"{checkpoint.folder} changed while it was read: {what}; start again"
+def _load(checkpoint: Checkpoint, engine: Any, only_optimizer: bool) -> dict[str, Any]:
+    with _only_safe_loading(), redirect_stdout(io.StringIO()):  # DeepSpeed prints tracing lines
+        path, state = engine.load_checkpoint(
+            checkpoint.folder, tag=ENGINE, load_lr_scheduler_states=not only_optimizer
+        )
+    if path is None:
+        raise CheckpointError(f"{checkpoint.folder}: DeepSpeed could not load it")
+    if not only_optimizer:
+        name = random_state_file(distributed.rank())
+        set_random_state(torch.load(checkpoint.folder / name, weights_only=True))
+    return state
+
+
+def _require_unchanged(checkpoint: Checkpoint) -> None:
+    """Checkpoints are replaced and removed as whole folders only, so the manifest tells."""
+    if read_manifest(checkpoint.folder) != checkpoint.facts:
+        raise CheckpointError(
+            f"{checkpoint.folder} was removed or replaced while it was read; start again"
+        )
 
 
 def full_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:

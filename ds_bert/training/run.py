@@ -13,9 +13,11 @@ import torch
 
 from ds_bert import distributed, files
 from ds_bert.checkpoint.branches import finish, set_aside_newer
-from ds_bert.checkpoint.folder import CHECKPOINTS
+from ds_bert.checkpoint.folder import CHECKPOINTS, Checkpoint
+from ds_bert.checkpoint.saving import tidy
 from ds_bert.checkpoint.state import load_checkpoint
 from ds_bert.config import TrainingConfig
+from ds_bert.errors import ConfigurationError
 from ds_bert.guards.left_out import roll_back
 from ds_bert.guards.lock import RunLock
 from ds_bert.model import pretrained
@@ -51,25 +53,28 @@ def _plan(config: TrainingConfig, recipe: dict[str, Any], device: torch.device) 
 
 
 def _train(plan: Plan, device: torch.device, lock: RunLock) -> int:
+    config = plan.config
     distributed.log(describe(plan))
     engine, state = start(plan, device)
-    if state.step >= plan.config.max_steps:
-        distributed.log(f"already finished: {state.step:,} of {plan.config.max_steps:,} steps")
+    folder = Path(config.output_dir) / CHECKPOINTS
+    if plan.resume_from is not None:
+        _leave_newer(plan, folder, plan.resume_from)
+    if plan.resume_from is not None and plan.resume_from.folder.parent == folder:
+        # What a crash after the last commit has left undone.
+        tidy(folder, plan.resume_from.folder, config.keep_checkpoints, config.keep_every)
+    if state.step >= config.max_steps:
+        distributed.log(f"already finished: {state.step:,} of {config.max_steps:,} steps")
         return 0
-    _leave_newer(plan)
-    if distributed.rank() == 0:
-        _record(plan)
-    distributed.barrier()
+    distributed.on_rank_0(lambda: _record(plan))
     return Trainer(plan, engine, state, device, lock.check).train()
 
 
-def _leave_newer(plan: Plan) -> None:
+def _leave_newer(plan: Plan, folder: Path, start: Checkpoint) -> None:
     """Where the user goes back, the newer checkpoints become a branch."""
-    if plan.config.resume in ("auto", "none") or plan.resume_from is None:
+    if plan.config.resume == "auto":
         return
-    folder = Path(plan.config.output_dir) / CHECKPOINTS
-    is_own = plan.resume_from.folder.resolve().parent == folder.resolve()
-    branch = set_aside_newer(folder, plan.resume_from.step if is_own else -1)
+    is_own = start.folder.resolve().parent == folder.resolve()
+    branch = set_aside_newer(folder, start.step if is_own else -1)
     if branch is not None:
         distributed.log(
             f"the newer checkpoints are now in {branch}; leave --resume out next time, to go on "
@@ -127,7 +132,14 @@ def _record(plan: Plan) -> None:
         "commit": _commit(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
-    files.write_text(folder / "config.json", json.dumps(record, indent=2, default=str) + "\n")
+    text = json.dumps(record, indent=2, default=str) + "\n"
+    try:
+        files.write_text(folder / "config.json", text)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{folder}: config.json cannot be written ({error.strerror}); make room, or choose "
+            "another output_dir"
+        ) from None
 
 
 def _commit() -> str | None:
