@@ -143,17 +143,13 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether `flag` is set on at least one rank; every rank gets the same answer."""
-    if not is_distributed():
-        return flag
-    value = torch.tensor(int(flag), device=device)
-    dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return bool(value.item())
+def any_rank(flags: Sequence[bool | torch.Tensor], device: torch.device) -> tuple[bool, ...]:
+    """Whether each flag is set on at least one rank; every rank gets the same answers.
 
-
-def any_rank_each(flags: Sequence[bool | torch.Tensor], device: torch.device) -> tuple[bool, ...]:
-    """`any_rank` of several flags, which may stand on the device, with one all-reduce."""
+    Args:
+        flags: plain ones, or scalars on the device; all go into one all-reduce.
+        device: of this rank.
+    """
     if not is_distributed():
         return tuple(bool(flag) for flag in flags)
     values = torch.stack([torch.as_tensor(flag, device=device).int() for flag in flags])

@@ -79,7 +79,7 @@ class DivergenceDetector:
         self.losses: list[Tensor] = []
         # One process with a GPU meets nobody after a step, so reading a flag would be a wait.
         self._is_read_each_step = distributed.is_distributed() or device.type == "cpu"
-        self.not_finite: bool | Tensor = False  # for `any_rank_each`
+        self.not_finite: bool | Tensor = False  # for `any_rank`
 
     def begin_step(self) -> None:
         """Forget the micro-batches of the step before."""

@@ -1,8 +1,8 @@
 """The end of a run that has diverged: what is kept of it, and what the user is told."""
 
-import platform
+import json
 from collections.abc import Callable
-from importlib.metadata import version
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +20,6 @@ from ds_bert.training.batches import Step
 from ds_bert.training.deepspeed_config import activation_dtype, precision, weight_dtype
 from ds_bert.training.plan import Plan
 
-PACKAGES = ("ds_bert", "torch", "deepspeed", "transformers", "numpy", "numba")
 WriteModel = Callable[[Path, dict[str, Tensor]], None]
 
 
@@ -101,12 +100,7 @@ def _last_checkpoint(plan: Plan, first_step: int) -> str | None:
 
 
 def _facts(plan: Plan, settings: StepSettings) -> dict[str, Any]:
-    store = plan.train_table.store
     return {
-        "seed": plan.config.seed,
-        "train_data": plan.config.train_data,
-        "fingerprint": store.fingerprint,
-        "max_seq_length": plan.config.max_seq_length,
         "objective": plan.config.objective,
         "world_size": plan.batch.world_size,
         "precision": precision(plan.engine_config),
@@ -117,9 +111,15 @@ def _facts(plan: Plan, settings: StepSettings) -> dict[str, Any]:
         "scale": settings.scale,
         "autocast": settings.autocast,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "run": _record(Path(plan.config.output_dir) / "config.json"),
     }
+
+
+def _record(path: Path) -> Any:
+    """The run's own record: configuration, versions, data."""
+    with suppress(OSError, ValueError):
+        return json.loads(path.read_text(encoding="utf-8"))
+    return None
 
 
 def _message(

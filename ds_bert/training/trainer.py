@@ -80,6 +80,8 @@ class Trainer:
             packed=config.packed,
             left_out=LeftOut.of_run(Path(config.output_dir)),
         )
+        if batches.left_out.ranges:
+            distributed.log(f"samples left out: {batches.left_out}")
         self.engine.train()
         with _stop_signals(self), self.log, batches.iterate(state.samples, state.step) as steps:
             while state.step < config.max_steps:
@@ -90,7 +92,7 @@ class Trainer:
                 if last or _is_due(state.step, config.eval_interval):
                     self._validate()
                 flags = (self._stop_requested, self.detector.not_finite)
-                stop, not_finite = distributed.any_rank_each(flags, self.device)
+                stop, not_finite = distributed.any_rank(flags, self.device)
                 if not_finite:
                     self._diverged(Divergence("the loss is not a number"))
                 if last or stop or _is_due(state.step, config.save_interval):

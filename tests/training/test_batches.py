@@ -206,7 +206,7 @@ def test_iterating_is_the_steps_in_turn(plain_table):
 
 
 def test_an_error_in_the_background_reaches_the_caller(plain_table, monkeypatch):
-    def broken(self, first_sample):
+    def broken(self, *_):
         raise OSError("disk gone")
 
     monkeypatch.setattr(TrainingBatches, "step", broken)

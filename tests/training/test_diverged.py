@@ -122,6 +122,7 @@ def test_what_is_kept(finished, data):
     assert found["weights"] == {"of": "before step 3", "not_finite": []}
     assert found["checkpoint"] == str(run / "checkpoints/step_2")
     assert [f["step"] for f in found["last_steps"]] == [1, 2, 3]
+    assert found["run"]["ds_bert"]["seed"] == 42 and "torch" in found["run"]["versions"]
     assert found["last_steps"][-1]["loss"] is None and found["last_steps"][-1]["skipped"]
     good, bad = found["micro_batches"][0], found["micro_batches"][-1]
     assert good["first_output_not_finite"] is None and good["gradients_not_finite"] == 0
@@ -193,7 +194,7 @@ def test_a_rollback_goes_on_without_the_bad_samples(diverged, whole, capsys):
     assert train(recipe, "--rollback", "true") == 0
     out = capsys.readouterr().out
     assert "rollback to step 2 or before; left out: steps 3 to 3, samples 16 to 23" in out
-    assert "resume from" in out and "step_2" in out
+    assert "resume from" in out and "step_2" in out and "samples left out: 16 to 23" in out
     entry = json.loads((run / "left_out.json").read_text())[0]
     assert entry["samples"] == [16, 24] and entry["capsule"] == "step_3"
     shutil.move(run / "checkpoints/step_6", run / "first")
