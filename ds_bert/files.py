@@ -21,6 +21,15 @@ DATA_SET = "meta.json"  # written last into a data set
 MANIFEST = "manifest.json"
 
 
+def cache_folder() -> Path:
+    """Where things are kept that can be made again; it need not exist, or be writable."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    try:
+        return base.expanduser() / "ds_bert"
+    except RuntimeError:  # a user without a home: a place where nothing can be
+        return Path(os.devnull) / "ds_bert"
+
+
 def list_files(folder: Path) -> list[str]:
     """All files below `folder` but the manifest, as sorted relative names."""
     files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

@@ -8,6 +8,11 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
+from ds_bert.files import cache_folder
+
+# Tests that choose another folder for what is measured need not compile everything again.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
+
 import pytest
 from data_util import synthetic_text
 from script_loader import load_script
