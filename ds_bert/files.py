@@ -28,6 +28,15 @@ def parse_json(text: str, **how: Any) -> Any:
         raise ValueError("brackets are nested too deeply") from None
 
 
+def cache_folder() -> Path:
+    """Where things are kept that can be made again; it need not exist, or be writable."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    try:
+        return base.expanduser() / "ds_bert"
+    except RuntimeError:  # a user without a home: a place where nothing can be
+        return Path(os.devnull) / "ds_bert"
+
+
 def seal_file(path: Path) -> dict[str, Any]:
     """Force a file to disk and return its manifest entry: size in bytes and xxh3 hash."""
     with open(path, "rb") as file:

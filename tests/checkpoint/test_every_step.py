@@ -12,8 +12,8 @@ import torch
 from data_util import exit_code
 from training_util import make_data, write_recipe
 
-from ds_bert import distributed
 from ds_bert.commands.train import main
+from ds_bert.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_process_group")
 STEPS = 12
@@ -71,6 +71,11 @@ def is_same(one, other) -> bool:
     if isinstance(one, torch.Tensor):
         return one.dtype == other.dtype and torch.equal(one, other)
     return one == other
+
+
+def one_step(trainer, original=Trainer.train) -> int:
+    trainer.request_stop()
+    return original(trainer)
 
 
 @pytest.mark.parametrize("case", CASES)
