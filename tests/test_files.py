@@ -68,6 +68,11 @@ def test_the_lock_of_a_run_that_has_just_ended_is_not_taken(tmp_path, monkeypatc
     assert names(tmp_path) == ["final"]
 
 
+def test_a_place_where_nothing_can_be_made():
+    with pytest.raises(ConfigurationError, match="cannot create a folder in /proc/none"):
+        write(files.Path("/proc/none/final"))
+
+
 def test_files_are_forced_to_disk_before_they_are_published(tmp_path, monkeypatch):
     forced, original = [], os.fsync
 
