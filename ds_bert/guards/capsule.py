@@ -9,7 +9,6 @@
 No text is in it but the vocabulary, and nothing that could run code.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -256,7 +255,7 @@ def now() -> str:
 
 def _read(folder: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads((folder / DIAGNOSIS).read_text(encoding="utf-8"))
+        found = files.parse_json((folder / DIAGNOSIS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     known = isinstance(found, dict) and {"date", "samples", "first_step", "last_step"} <= set(found)

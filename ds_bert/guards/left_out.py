@@ -6,7 +6,6 @@ It is read at every start, so a run that goes on leaves the same samples out. `l
 them. A step that would touch a range starts at its end instead; the number of steps stays.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -60,7 +59,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = files.parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{path}: cannot be read ({error}); mend it") from None
     if not isinstance(entries, list) or not all(map(_is_entry, entries)):

@@ -1,6 +1,5 @@
 """The end of a run that has diverged: what is kept of it, and what the user is told."""
 
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from ds_bert import distributed
+from ds_bert import distributed, files
 from ds_bert.checkpoint.folder import CHECKPOINTS, list_checkpoints
 from ds_bert.checkpoint.state import full_weights
 from ds_bert.errors import TrainingDiverged
@@ -118,7 +117,7 @@ def _facts(plan: Plan, settings: StepSettings) -> dict[str, Any]:
 def _record(path: Path) -> Any:
     """The run's own record: configuration, versions, data."""
     with suppress(OSError, ValueError):
-        return json.loads(path.read_text(encoding="utf-8"))
+        return files.parse_json(path.read_text(encoding="utf-8"))
     return None
 
 

@@ -1,6 +1,5 @@
 """What a run tells: a line of log, a row of metrics.jsonl, a progress bar on a terminal."""
 
-import json
 import os
 import sys
 import time
@@ -156,7 +155,7 @@ def _drop_rows_after(path: Path, step: int) -> None:
     kept = []
     for line in path.read_bytes().decode("utf-8", "replace").split("\n"):
         try:
-            if json.loads(line)["step"] <= step:
+            if files.parse_json(line)["step"] <= step:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
