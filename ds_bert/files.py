@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ds_bert.errors import ConfigurationError
 
 DATA_SET = "meta.json"  # written last into a data set
+_LOCK_TRIALS = 10
 
 
 def parse_json(text: str, **how: Any) -> Any:
@@ -26,6 +27,15 @@ def parse_json(text: str, **how: Any) -> Any:
         return json.loads(text, **how)
     except RecursionError:
         raise ValueError("brackets are nested too deeply") from None
+
+
+def cache_folder() -> Path:
+    """Where things are kept that can be made again; it need not exist, or be writable."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    try:
+        return base.expanduser() / "ds_bert"
+    except RuntimeError:  # a user without a home: a place where nothing can be
+        return Path(os.devnull) / "ds_bert"
 
 
 def seal_file(path: Path) -> dict[str, Any]:
@@ -162,8 +172,11 @@ class OutputFolder:
 
     def __enter__(self) -> Self:
         self._new_parents = [folder for folder in self.hidden.parents if not folder.exists()]
-        while not self._lock_hidden():
-            pass  # the run that held it has just removed it
+        if not any(self._lock_hidden() for _ in range(_LOCK_TRIALS)):
+            raise ConfigurationError(
+                f"cannot create a folder in {self.final.parent}: it is gone at once; choose "
+                "another output folder"
+            )
         self._put_back()
         shutil.rmtree(self._old, ignore_errors=True)
         if not self._keep:
@@ -176,7 +189,7 @@ class OutputFolder:
         try:
             self.hidden.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.hidden, os.O_RDONLY)
-        except FileNotFoundError:
+        except FileNotFoundError:  # the run that held it has just removed it
             return False
         except OSError as error:
             raise ConfigurationError(
@@ -192,9 +205,9 @@ class OutputFolder:
             ) from error
         except OSError:
             pass  # a file system without locks
-        is_there = self.hidden.exists() and os.path.samestat(
-            os.fstat(self._lock), self.hidden.stat()
-        )
+        is_there = False
+        with suppress(FileNotFoundError):
+            is_there = os.path.samestat(os.fstat(self._lock), self.hidden.stat())
         if not is_there:
             os.close(self._lock)
         return is_there

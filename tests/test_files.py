@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+from crash_trace import snapshots
 from data_util import names
 
 from ds_bert import files
@@ -68,6 +69,11 @@ def test_the_lock_of_a_run_that_has_just_ended_is_not_taken(tmp_path, monkeypatc
     assert names(tmp_path) == ["final"]
 
 
+def test_a_place_where_nothing_can_be_made():
+    with pytest.raises(ConfigurationError, match="cannot create a folder in /proc/none"):
+        write(files.Path("/proc/none/final"))
+
+
 def test_files_are_forced_to_disk_before_they_are_published(tmp_path, monkeypatch):
     forced, original = [], os.fsync
 
@@ -78,6 +84,21 @@ def test_files_are_forced_to_disk_before_they_are_published(tmp_path, monkeypatc
     monkeypatch.setattr(os, "fsync", fsync)
     write(tmp_path / "final")
     assert (tmp_path / "final" / "file").stat().st_ino in forced
+
+
+@pytest.mark.parametrize("kept", [None, 0.0, 0.5])
+def test_a_crash_while_a_folder_is_replaced(kept, tmp_path):
+    """There is the old folder or the new one, at the latest when the next run looks."""
+    final = tmp_path / "data" / "final"
+    write(final, "one")
+    taken = snapshots(tmp_path / "data", lambda: write(final, "two"), tmp_path / "copies", kept)
+    assert len(taken) > 5
+    for snapshot in taken:
+        snapshot.restore(tmp_path / "data")
+        assert not final.exists() or (final / "file").read_text() in ("one", "two"), snapshot
+        with OutputFolder(final):
+            assert (final / "file").read_text() in ("one", "two"), snapshot
+        assert names(tmp_path / "data") == ["final", "final/file"], snapshot
 
 
 def test_a_manifest_of_brackets_is_none(tmp_path):

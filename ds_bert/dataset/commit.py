@@ -195,8 +195,8 @@ class Commit:
         left = [output for output in outputs if output.hidden.exists()]
         if Journal.identity(outputs[0].hidden / JOURNAL) in (None, self._identity):
             for output in left:
-                with suppress(ConfigurationError), output:  # another run does it
-                    pass
+                with suppress(ConfigurationError, OSError), output:
+                    pass  # another run may do it
 
     @contextmanager
     def _failures(self, outputs: dict[str, OutputFolder]) -> Iterator[None]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ds_bert.errors import ConfigurationError, DataError
-from ds_bert.files import parse_json
+from ds_bert.files import parse_json, sync_folder
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL_TOKENS = (PAD, UNK, CLS, SEP, MASK)
@@ -86,7 +86,9 @@ class Vocabulary:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 temporary.write_bytes(self.content)
+                sync_folder(temporary)  # also of a file
                 temporary.replace(path)
+                sync_folder(path.parent)
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as error:

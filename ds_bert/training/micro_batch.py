@@ -5,7 +5,6 @@ machine, else measured now. That happens before the run sets its seeds, so it ch
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -117,8 +116,7 @@ def choose(trials: list[Trial]) -> int:
 
 def cache_file() -> Path:
     """Where measured sizes are kept; delete it to measure again."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "ds_bert" / "micro_batch.json"
+    return files.cache_folder() / "micro_batch.json"
 
 
 def _find(plan: Plan, device: torch.device) -> int | None:

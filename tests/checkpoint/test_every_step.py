@@ -12,8 +12,8 @@ import torch
 from data_util import exit_code
 from training_util import make_data, write_recipe
 
-from ds_bert import distributed
 from ds_bert.commands.train import main
+from ds_bert.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_process_group")
 STEPS = 12
@@ -73,6 +73,11 @@ def is_same(one, other) -> bool:
     return one == other
 
 
+def one_step(trainer, original=Trainer.train) -> int:
+    trainer.request_stop()
+    return original(trainer)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_gone_on_at_every_step(tmp_path, data, monkeypatch, case):
     engine = {"train_batch_size": 32, "train_micro_batch_size_per_gpu": 8, **CASES[case]}
@@ -81,7 +86,7 @@ def test_gone_on_at_every_step(tmp_path, data, monkeypatch, case):
     recipe = write_recipe(tmp_path, data, section=section, **engine)
     assert train(recipe) == 0
     whole, again = tmp_path / "run/checkpoints", tmp_path / "again/checkpoints"
-    monkeypatch.setattr(distributed, "any_rank", lambda *_: (True, False))  # stop after a step
+    monkeypatch.setattr(Trainer, "train", one_step)
     flags = ("--output_dir", again.parent, "--save_interval", 5, "--eval_interval", 1)
     for step in range(1, STEPS):
         shutil.rmtree(again, ignore_errors=True)

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from crash_trace import snapshots
 from data_util import exit_code
 from script_loader import load_script
 
@@ -154,6 +155,19 @@ def test_a_link_to_the_vocabulary_stays(main, text_file, tmp_path):
         assert not exit_code(main, *command, "--vocab_size", size, "--overwrite")
         assert (tmp_path / "link").is_symlink()
         assert Vocabulary.read(tmp_path / "real").size == size
+
+
+@pytest.mark.parametrize("kept", [None, 0.0])
+def test_a_crash_leaves_the_old_file_or_the_new_one(kept, main, text_file, tmp_path):
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / "vocab.txt"
+    command = ["--input_file", str(text_file), "--vocab_file", str(path), "--overwrite"]
+    main([*command, "--vocab_size", "48"])
+    taken = snapshots(
+        tmp_path / "data", lambda: main([*command, "--vocab_size", "47"]), tmp_path / "copies", kept
+    )
+    sizes = [Vocabulary.read(snapshot.folder / "vocab.txt").size for snapshot in taken]
+    assert sizes == [48] * (len(sizes) - 1) + [47] and len(sizes) > 2
 
 
 def test_a_small_vocab_size_names_the_number_needed():
