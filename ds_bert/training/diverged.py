@@ -15,6 +15,7 @@ from ds_bert.errors import TrainingDiverged
 from ds_bert.guards.capsule import MicroBatch, now, write_capsule
 from ds_bert.guards.diagnosis import StepSettings, bad_steps, bad_tensors, cause, diagnose
 from ds_bert.guards.divergence import Divergence, DivergenceDetector
+from ds_bert.model.bert import UnpaddedBert
 from ds_bert.training.batches import Step
 from ds_bert.training.deepspeed_config import activation_dtype, precision, weight_dtype
 from ds_bert.training.plan import Plan
@@ -47,21 +48,17 @@ def stop_diverged(
     parts = _micro_batches(step, detector)
     settings = _settings(plan, step, figures[-1]["loss_scale"])
     weights = full_weights(engine.module)
-    bad = bad_tensors(weights)
-    model, device = engine.module.train(), distributed.local_device()
-    model.prepare(device, plan.activation_dtype, False, plan.config.fp8)  # hooks want it uncompiled
-    shares = [loss.item() for loss in detector.losses]
-    mine = diagnose(model, parts, shares, settings, device)
-    reports = [report for of_rank in distributed.gather(mine) for report in of_rank]
+    bad_weights = bad_tensors(weights)
+    reports = _examine_again(plan, engine.module, parts, detector, settings)
     steps = bad_steps(found, figures, plan.batch.train_batch_size)
-    why = cause(bad, reports, plan.config.train_data)
+    why = cause(bad_weights, reports, plan.config.train_data)
     when = "before" if figures[-1]["skipped"] else "after"
     diagnosis = {
         "reason": found.reason,
         "cause": why,
         **steps,
         "date": now(),
-        "weights": {"of": f"{when} step {steps['last_step']}", "not_finite": bad},
+        "weights": {"of": f"{when} step {steps['last_step']}", "not_finite": bad_weights},
         "checkpoint": _last_checkpoint(plan, steps["first_step"]),
         **_facts(plan, settings),
         "micro_batches": reports,
@@ -72,10 +69,26 @@ def stop_diverged(
         diagnosis,
         parts,
         plan.train_table.store.vocabulary,
-        None if bad else lambda folder: write_model(folder, weights),
+        None if bad_weights else lambda folder: write_model(folder, weights),
         4 * plan.num_parameters,
     )
     raise TrainingDiverged(_message(found, steps, why, capsule, plan))
+
+
+def _examine_again(
+    plan: Plan,
+    model: UnpaddedBert,
+    parts: list[MicroBatch],
+    detector: DivergenceDetector,
+    settings: StepSettings,
+) -> list[dict[str, Any]]:
+    """What is found in the micro-batches of all ranks."""
+    device = distributed.local_device()
+    model.train()
+    model.prepare(device, plan.activation_dtype, False, plan.config.fp8)  # hooks want it uncompiled
+    shares = [loss.item() for loss in detector.losses]
+    everyone = distributed.gather(diagnose(model, parts, shares, settings, device))
+    return [report for of_rank in everyone for report in of_rank]
 
 
 def _micro_batches(step: Step, detector: DivergenceDetector) -> list[MicroBatch]:

@@ -1,6 +1,7 @@
 """Samples that are left out: the file, the order of what is left, and what a rollback refuses."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from training_util import make_data
@@ -74,8 +75,9 @@ def test_masks_follow_the_number_of_the_step(table):
     assert usual.counts["masked_tokens"] != expected[2].counts["masked_tokens"]
 
 
-def test_a_step_knows_its_rows(table):
-    step = batches(table).step(16)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_step_knows_its_rows(table, packed):
+    step = replace(batches(table), packed=packed).step(16)
     for rows, epochs, batch in zip(step.rows, step.epochs, step.micro_batches, strict=True):
         lengths = [table.rows[row]["a_length"] + table.rows[row]["b_length"] + 3 for row in rows]
         assert lengths == batch.sequence_lengths
