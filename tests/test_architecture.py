@@ -15,7 +15,7 @@ ROOMS = (
     # Single files, for all.
     *("errors", "files", "progress", "config", "recipes", "compiled", "distributed"),
     *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing"),
-    *("model", "optim", "checkpoint", "evaluation", "guards", "training"),
+    *("model", "optim", "checkpoint", "evaluation", "guards", "divergence", "training"),
     "commands",
     *("train", "evaluate"),  # doors
 )

@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
     add("--cpu", action="store_true", help="do not use a GPU")
     options = parser.parse_args(argv)
     from ds_bert import distributed  # after parsing: torch takes seconds to import
-    from ds_bert.guards.replay import replay
+    from ds_bert.divergence.replay import replay
 
     try:
         for line in replay(options.capsule, options.model, options.rank, options.rows, options.cpu):

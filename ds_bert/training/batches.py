@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from ds_bert.dataset.store import InstanceTable
-from ds_bert.guards.left_out import NOTHING, LeftOut
+from ds_bert.divergence.left_out import NOTHING, LeftOut
 from ds_bert.instances.collate import count_masked_tokens, sequence_lengths
 from ds_bert.model.batch import MASKED_TOKENS, SEQUENCES, Batch, make_batch
 from ds_bert.rng.streams import permuted

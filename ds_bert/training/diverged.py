@@ -11,10 +11,10 @@ from torch import Tensor
 from ds_bert import distributed, files
 from ds_bert.checkpoint.folder import CHECKPOINTS, list_checkpoints
 from ds_bert.checkpoint.state import full_weights
+from ds_bert.divergence.capsule import MicroBatch, now, write_capsule
+from ds_bert.divergence.detector import Divergence, DivergenceDetector
+from ds_bert.divergence.diagnosis import StepSettings, bad_steps, bad_tensors, cause, diagnose
 from ds_bert.errors import TrainingDiverged
-from ds_bert.guards.capsule import MicroBatch, now, write_capsule
-from ds_bert.guards.diagnosis import StepSettings, bad_steps, bad_tensors, cause, diagnose
-from ds_bert.guards.divergence import Divergence, DivergenceDetector
 from ds_bert.model.bert import UnpaddedBert
 from ds_bert.training.batches import Step
 from ds_bert.training.deepspeed_config import activation_dtype, precision, weight_dtype

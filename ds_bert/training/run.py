@@ -17,8 +17,8 @@ from ds_bert.checkpoint.folder import CHECKPOINTS, Checkpoint
 from ds_bert.checkpoint.saving import tidy
 from ds_bert.checkpoint.state import load_checkpoint
 from ds_bert.config import TrainingConfig
+from ds_bert.divergence.left_out import roll_back
 from ds_bert.errors import ConfigurationError
-from ds_bert.guards.left_out import roll_back
 from ds_bert.guards.lock import RunLock
 from ds_bert.model import pretrained
 from ds_bert.optim.optimizers import build_optimizer

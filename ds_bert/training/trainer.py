@@ -13,11 +13,11 @@ from ds_bert import distributed
 from ds_bert.checkpoint.folder import CHECKPOINTS
 from ds_bert.checkpoint.hf_folder import write_model_folder
 from ds_bert.checkpoint.saving import NotSaved, save_checkpoint, tidy
+from ds_bert.divergence.detector import Divergence, DivergenceDetector, as_float
+from ds_bert.divergence.left_out import LeftOut
 from ds_bert.errors import STOPPED_ON_REQUEST, TrainingDiverged
 from ds_bert.evaluation.loop import evaluate
 from ds_bert.evaluation.metrics import MetricSums, total_loss
-from ds_bert.guards.divergence import Divergence, DivergenceDetector, as_float
-from ds_bert.guards.left_out import LeftOut
 from ds_bert.training.batches import Step, TrainingBatches
 from ds_bert.training.diverged import stop_diverged
 from ds_bert.training.log import RunLog

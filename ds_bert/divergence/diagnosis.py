@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ds_bert import distributed
 from ds_bert.checkpoint.state import set_random_state
-from ds_bert.guards.capsule import MicroBatch
-from ds_bert.guards.divergence import Divergence
-from ds_bert.guards.examine import Findings, examine, is_finite
+from ds_bert.divergence.capsule import MicroBatch
+from ds_bert.divergence.detector import Divergence
+from ds_bert.divergence.examine import Findings, examine, is_finite
 from ds_bert.model.bert import UnpaddedBert
 
 _ROWS_NAMED = 10  # of a micro-batch, those with the largest losses

@@ -13,8 +13,8 @@ from typing import Any, Self
 from ds_bert import distributed, files
 from ds_bert.checkpoint.branches import set_aside_newer
 from ds_bert.checkpoint.folder import CHECKPOINTS, candidates, list_checkpoints
+from ds_bert.divergence.capsule import Diverged, newest_divergence, now
 from ds_bert.errors import CheckpointError, ConfigurationError
-from ds_bert.guards.capsule import Diverged, newest_divergence, now
 
 FILE = "left_out.json"
 

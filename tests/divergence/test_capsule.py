@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from ds_bert.divergence.capsule import MicroBatch, newest_divergence, read_diagnosis, write_capsule
 from ds_bert.errors import CheckpointError
 from ds_bert.guards import capsule
-from ds_bert.guards.capsule import MicroBatch, newest_divergence, read_diagnosis, write_capsule
 from ds_bert.model.batch import Batch
 from ds_bert.tokenizer.vocabulary import SPECIAL_TOKENS, Vocabulary
 
@@ -108,7 +108,7 @@ def test_micro_batches_that_do_not_fit(tmp_path, monkeypatch, failure):
 
 @pytest.mark.parametrize("place", ["_new_folder", "files.as_json"])
 def test_nothing_half_written_stays(tmp_path, monkeypatch, capsys, place):
-    monkeypatch.setattr(f"ds_bert.guards.capsule.{place}", full_disk)
+    monkeypatch.setattr(f"ds_bert.divergence.capsule.{place}", full_disk)
     assert write(tmp_path) is None
     assert names(tmp_path) == []
     assert "nothing could be kept (No space left on device)" in capsys.readouterr().out

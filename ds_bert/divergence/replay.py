@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ds_bert import distributed
-from ds_bert.errors import CheckpointError, require
-from ds_bert.guards.capsule import (
+from ds_bert.divergence.capsule import (
     MODEL,
     VOCABULARY,
     WEIGHTS,
@@ -18,7 +17,8 @@ from ds_bert.guards.capsule import (
     read_diagnosis,
     read_micro_batches,
 )
-from ds_bert.guards.diagnosis import StepSettings, describe, examine_part
+from ds_bert.divergence.diagnosis import StepSettings, describe, examine_part
+from ds_bert.errors import CheckpointError, require
 from ds_bert.instances.collate import BatchArrays
 from ds_bert.instances.examples import as_text, split
 from ds_bert.model.bert import OBJECTIVES, UnpaddedBert

@@ -7,9 +7,9 @@ import torch
 
 from ds_bert import files
 from ds_bert.config import TrainingConfig
+from ds_bert.divergence.detector import INTERVALS, Divergence, DivergenceDetector, SpikeRule
+from ds_bert.divergence.diagnosis import bad_steps
 from ds_bert.errors import ConfigurationError
-from ds_bert.guards.diagnosis import bad_steps
-from ds_bert.guards.divergence import INTERVALS, Divergence, DivergenceDetector, SpikeRule
 
 
 def detector(device="cpu", **fields):
