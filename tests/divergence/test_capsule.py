@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from ds_bert.divergence import capsule
 from ds_bert.divergence.capsule import MicroBatch, newest_divergence, read_diagnosis, write_capsule
 from ds_bert.errors import CheckpointError
-from ds_bert.guards import capsule
 from ds_bert.model.batch import Batch
 from ds_bert.tokenizer.vocabulary import SPECIAL_TOKENS, Vocabulary
 

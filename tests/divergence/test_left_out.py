@@ -10,9 +10,9 @@ from ds_bert import files
 from ds_bert.checkpoint.manifest import write_manifest
 from ds_bert.config import TrainingConfig
 from ds_bert.dataset.store import TokenStore
+from ds_bert.divergence import left_out
 from ds_bert.divergence.left_out import LeftOut, roll_back
 from ds_bert.errors import CheckpointError, ConfigurationError
-from ds_bert.guards import left_out
 from ds_bert.training.batches import TrainingBatches
 from ds_bert.training.masks import resolve_masks
 

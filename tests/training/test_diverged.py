@@ -22,8 +22,8 @@ from ds_bert.commands.replay import main as replay_main
 from ds_bert.commands.train import main, parse_command_line
 from ds_bert.config import TrainingConfig
 from ds_bert.dataset.store import TokenStore
+from ds_bert.divergence import capsule
 from ds_bert.errors import TrainingDiverged
-from ds_bert.guards import capsule
 from ds_bert.training import trainer
 from ds_bert.training.batches import TrainingBatches
 from ds_bert.training.masks import resolve_masks
