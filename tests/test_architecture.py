@@ -12,7 +12,8 @@ from conftest import ROOT
 HOUSE = ROOT / "ds_bert"
 # From the ground up. A room may import from itself and from those named before it.
 ROOMS = (
-    *("errors", "files", "progress", "config", "recipes", "distributed"),  # single files, for all
+    # single files, for all
+    *("errors", "files", "progress", "config", "recipes", "launcher", "distributed"),
     *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing"),
     *("model", "optim", "checkpoint", "evaluation", "guards", "training"),
     "commands",
