@@ -132,9 +132,11 @@ class TrainingConfig:
         for name in (*positive, "max_consecutive_skips"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         require(self.seed < 2**63, "seed", self.seed, "below 2**63")
-        or_none = ("eval_interval", "save_interval", "watchdog_seconds", "check_interval")
+        or_none = ("eval_interval", "save_interval", "check_interval")
         for name in (*or_none, "max_eval_sequences", "seed"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        is_clear = self.watchdog_seconds == 0 or self.watchdog_seconds >= 10
+        require(is_clear, "watchdog_seconds", self.watchdog_seconds, "0 or at least 10")
         require(self.keep_checkpoints >= 2, "keep_checkpoints", self.keep_checkpoints, ">= 2")
         every, interval = self.keep_every, self.save_interval
         is_saved = every == 0 or (every > 0 and interval > 0 and every % interval == 0)

@@ -55,7 +55,7 @@ def _end(rank: int, silent: int) -> None:
         flush=True,
     )
     os.kill(rank, signal.SIGABRT)  # faulthandler shows the stacks, if the process runs at all
-    time.sleep(2)
+    time.sleep(1)
     if os.getppid() == rank:
         os.kill(rank, signal.SIGKILL)
     sys.exit()

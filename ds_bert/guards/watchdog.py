@@ -6,6 +6,7 @@ it has heard and ends the process, without any collective and without the main t
 
 import faulthandler
 import os
+import signal
 import sys
 import threading
 import time
@@ -32,7 +33,7 @@ LIMITS = {
 }
 TICK = 0.5  # seconds between two looks
 LATE = 5.0  # seconds without a sign of life after which a rank does not answer; a beat is a TICK
-GONE = 3.0  # seconds that a note takes at most: then a lost connection has no other cause
+GONE = 2.0  # seconds that a note takes at most: then a lost connection has no other cause
 GRACE = 3.0  # seconds that the others leave rank 0, which sees all, and the sentry them
 
 
@@ -97,9 +98,10 @@ class Watchdog:
                 for rank, beat in board.beats(list(self._heard)).items():
                     if beat != self._heard[rank][0]:
                         self._heard[rank] = beat, self._clock
-                count, self._lost_since = count + 1, None
+                count += 1
             except RuntimeError:
-                self._lost_since = self._lost_since or self._clock
+                self._lost_since = self._clock
+                return  # the process that kept the board has ended
 
     def _own_beat(self, count: int = 0) -> Beat:
         now, idle = standing.NOW, self._clock - self._since
@@ -186,16 +188,15 @@ class Watchdog:
     def _pin(self, note: Note) -> Note | None:
         """The first note of all; None if the board does not answer."""
         board = self._board
-        return _within(GONE, lambda: board.pin(note)) if board is not None else note
+        if board is None or self._lost_since is not None:
+            return None
+        return _within(GONE, lambda: board.pin(note))
 
     def _fail(self, error: BaseException) -> NoReturn:
         """End this process for its own error; called by the main thread."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers send it when they see an end
         if _is_lost_connection(error):
-            # Another rank is the cause: the judge ends this process as soon as it is known.
-            time.sleep(GONE if self._rank == 0 else 2 * GONE)
-            silent = [r for r, (_, heard) in self._heard.items() if self._clock - heard > GONE - 1]
-            if silent:
-                self._end(self._gone(silent[0]))
+            self._wait_for_cause()
         self._ending.acquire()
         code = error.exit_code if isinstance(error, UserError) else 1
         text = str(error) or type(error).__name__
@@ -205,6 +206,16 @@ class Watchdog:
         elif self._rank == 0:
             print(f"error: {first.message}", file=sys.stderr, flush=True)
         self._leave(first, code)
+
+    def _wait_for_cause(self) -> None:
+        """A lost connection follows from another rank's end, which is told instead if known."""
+        standing.at("end")
+        begin = self._clock  # the judge ends this process when it sees a note
+        while self._clock - begin < (2 if self._rank == 0 else 3) * GONE:
+            silent = [r for r, (_, heard) in self._heard.items() if self._clock - heard > GONE]
+            if silent:
+                self._end(self._gone(silent[0]))
+            time.sleep(TICK / 5)
 
     def _leave(self, first: Note | None, code: int) -> NoReturn:
         board = self._board
