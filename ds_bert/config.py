@@ -101,6 +101,13 @@ class TrainingConfig:
         "stop where the loss of 5 intervals of the log in a row is this many nats above the lowest "
         "one; 0: never",
     )
+    watchdog_seconds: int = option(
+        600,
+        "end the run where a rank makes no progress for so long; 0: wait for ever",
+    )
+    check_interval: int = option(
+        100, "optimizer steps between two checks that all ranks hold the same weights; 0: never"
+    )
     resume: str = option(
         "auto",
         "auto: go on from the newest good checkpoint of output_dir; none: start anew; "
@@ -135,8 +142,11 @@ class TrainingConfig:
         for name in (*positive, "max_consecutive_skips"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         require(self.seed < 2**63, "seed", self.seed, "below 2**63")
-        for name in ("eval_interval", "save_interval", "max_eval_sequences", "seed"):
+        or_none = ("eval_interval", "save_interval", "check_interval")
+        for name in (*or_none, "max_eval_sequences", "seed"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        is_clear = self.watchdog_seconds == 0 or self.watchdog_seconds >= 10
+        require(is_clear, "watchdog_seconds", self.watchdog_seconds, "0 or at least 10")
         require(self.keep_checkpoints >= 2, "keep_checkpoints", self.keep_checkpoints, ">= 2")
         every, interval = self.keep_every, self.save_interval
         is_saved = every == 0 or (every > 0 and interval > 0 and every % interval == 0)

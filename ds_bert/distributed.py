@@ -16,12 +16,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ds_bert.errors import UserError
+from ds_bert import launcher
+from ds_bert.errors import ConfigurationError, RankFailed, UserError
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when DeepSpeed is first imported
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_START = timedelta(minutes=30)  # within which all ranks come, and a collective ends
+_FOUND = timedelta(seconds=30)  # within which a store that answers is known to be our own
+_met: dist.TCPStore | None = None
 
 
 def rank() -> int:
@@ -56,13 +60,14 @@ def log(message: str) -> None:
 
 
 def setup() -> torch.device:
-    """Join the process group through DeepSpeed and return this rank's device."""
+    """Join the process group through DeepSpeed and return this rank's device.
+
+    Raises:
+        ConfigurationError: the launcher's variables contradict, or another run has its port.
+        RankFailed: a rank did not come.
+    """
     _quiet()
-    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
-        os.environ.setdefault(name, value)
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    if world_size() == 1:
-        os.environ.setdefault("MASTER_PORT", "0")  # any free port: nobody else has to find it
+    launcher.complete()
     device = local_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -110,13 +115,67 @@ def _init_deepspeed(device: torch.device) -> None:
     if device.type == "cpu":
         # Used by inference only, yet init_distributed would compile it for a minute or more.
         __compatible_ops__["deepspeed_shm_comm"] = False
-    if not dist.is_initialized():
-        deepspeed.init_distributed(
-            dist_backend="nccl" if device.type == "cuda" else "gloo",
-            auto_mpi_discovery=False,
-            timeout=timedelta(minutes=30),
-            verbose=False,
+    if dist.is_initialized():
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if world_size() > 1:  # DeepSpeed takes over a group that is there
+        store = dist.PrefixStore("group", _meet())
+        dist.init_process_group(
+            backend, timeout=_START, world_size=world_size(), rank=rank(), store=store
         )
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, timeout=_START, verbose=False)
+
+
+def _meet() -> dist.TCPStore:
+    """Find the other ranks of this run, and nobody else, at MASTER_ADDR:MASTER_PORT.
+
+    torch alone would let the ranks of a second run wait at the store of the first.
+
+    Raises:
+        ConfigurationError: the port belongs to somebody else.
+        RankFailed: a rank did not come.
+    """
+    global _met
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    taken = ConfigurationError(
+        f"MASTER_PORT {port} on {address}: found in use, by another run perhaps; choose another "
+        f"one, such as deepspeed --master_port {port + 1}"
+    )
+    is_torchruns = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    keeps = rank() == 0 and not is_torchruns
+    try:
+        _met = dist.TCPStore(address, port, world_size(), keeps, _START, wait_for_workers=False)
+        if rank() == 0:
+            _met.set("world_size", str(world_size()))
+        _met.wait(["world_size"], _START if is_torchruns else _FOUND)
+    except dist.DistStoreError:
+        raise taken from None
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" in str(error):
+            raise taken from None
+        raise
+    is_first = _met.add(f"rank/{rank()}", 1) == 1
+    if not is_first or int(_met.get("world_size")) != world_size():
+        raise taken
+    _wait_for_all(_met)
+    return _met
+
+
+def _wait_for_all(store: dist.Store) -> None:
+    keys = {f"rank/{other}": f"rank {other}" for other in range(world_size())}
+    try:
+        store.wait(list(keys), _START)
+    except dist.DistStoreError:
+        missing = ", ".join(name for key, name in keys.items() if not store.check([key]))
+        raise RankFailed(
+            f"{missing} did not come to {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} "
+            f"within {_START}; look for their errors, and whether their hosts reach that address"
+        ) from None
+
+
+def store() -> dist.TCPStore | None:
+    """Where the ranks met: for what they tell each other without a collective; None for one."""
+    return _met
 
 
 def shutdown() -> None:

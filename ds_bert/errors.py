@@ -6,6 +6,7 @@ A message says what was found, what was expected and what to do, in one or two l
 import difflib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -46,6 +47,12 @@ class TrainingDiverged(UserError):
     exit_code = 5
 
 
+class RankFailed(UserError):
+    """A rank has ended, hangs, or holds other weights than the rest."""
+
+    exit_code = 6
+
+
 def require(holds: bool, name: str, found: Any, expected: str) -> None:
     """Refuse the value of a setting: "NAME: found VALUE, expected ...".
 
@@ -67,6 +74,19 @@ def suggest(found: str, known: Iterable[str]) -> str:
     known = list(known)
     near = difflib.get_close_matches(found, known, n=1)
     return f'did you mean "{near[0]}"?' if near else f"known: {', '.join(sorted(known))}"
+
+
+def report(error: BaseException) -> int:
+    """Print an error to stderr, with a traceback if no user can mend it; returns the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr, flush=True)
+        return 130
+    if not isinstance(error, UserError) or os.environ.get("DS_BERT_DEBUG") == "1":
+        traceback.print_exception(error)
+    if not isinstance(error, UserError):
+        return 1
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    return error.exit_code
 
 
 def exit_with(main: Callable[[], int | None]) -> NoReturn:

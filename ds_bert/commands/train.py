@@ -20,10 +20,9 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     from ds_bert import distributed  # after parsing: torch and DeepSpeed take seconds to import
     from ds_bert.training.run import run
 
-    try:
-        return run(config, recipe)
-    finally:
-        distributed.shutdown()
+    code = run(config, recipe)
+    distributed.shutdown()  # not after an error: other ranks may stand in a collective
+    return code
 
 
 def parse_command_line(

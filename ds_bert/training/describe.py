@@ -53,3 +53,22 @@ def as_record(plan: Plan) -> dict[str, Any]:
         "model_config": plan.model_config.to_diff_dict(),
         "facts": plan.facts,
     }
+
+
+# Paths, which may differ between hosts; what they lead to is compared.
+_PATHS = ("model", "train_data", "validation_data", "output_dir", "resume", "init_from")
+
+
+def what_all_compute(plan: Plan) -> dict[str, Any]:
+    """What has to be the same on all ranks, as plain values by name."""
+    config = {name: value for name, value in asdict(plan.config).items() if name not in _PATHS}
+    validation = plan.validation_table
+    return {
+        **config,
+        "recipe": plan.recipe,
+        "model_config": plan.model_config.to_diff_dict(),
+        "facts": plan.facts,
+        "validation_data": validation.store.fingerprint if validation is not None else None,
+        "checkpoint": plan.resume_from.step if plan.resume_from is not None else None,
+        "init_from": plan.init_folder is not None,
+    }

@@ -19,21 +19,26 @@ from ds_bert.checkpoint.state import load_checkpoint
 from ds_bert.config import TrainingConfig
 from ds_bert.divergence.left_out import roll_back
 from ds_bert.errors import ConfigurationError
+from ds_bert.guards.agreement import PACKAGES, machine, require_agreement
 from ds_bert.guards.lock import RunLock
+from ds_bert.guards.watchdog import Watchdog
 from ds_bert.model import pretrained
 from ds_bert.optim.optimizers import build_optimizer
 from ds_bert.optim.schedules import build_scheduler
 from ds_bert.training import micro_batch
-from ds_bert.training.describe import as_record, describe
+from ds_bert.training.describe import as_record, describe, what_all_compute
 from ds_bert.training.plan import Plan, make_plan
 from ds_bert.training.trainer import State, Trainer
-
-PACKAGES = ("torch", "deepspeed", "transformers", "numpy", "numba")
 
 
 def run(config: TrainingConfig, recipe: dict[str, Any]) -> int:
     """Check, build, restore and train; returns the exit code."""
     device = distributed.setup()
+    with Watchdog(config.watchdog_seconds, Path(config.output_dir)):
+        return _run(config, recipe, device)
+
+
+def _run(config: TrainingConfig, recipe: dict[str, Any], device: torch.device) -> int:
     output_dir = Path(config.output_dir)
     if config.dry_run:
         if config.rollback:
@@ -49,7 +54,9 @@ def run(config: TrainingConfig, recipe: dict[str, Any]) -> int:
 
 
 def _plan(config: TrainingConfig, recipe: dict[str, Any], device: torch.device) -> Plan:
-    return micro_batch.settle(make_plan(config, recipe), device)
+    plan = make_plan(config, recipe)
+    require_agreement(machine() | what_all_compute(plan))
+    return micro_batch.settle(plan, device)
 
 
 def _train(plan: Plan, device: torch.device, lock: RunLock) -> int:
@@ -143,8 +150,14 @@ def _record(plan: Plan) -> None:
 
 
 def _commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """The commit of the sources, "-dirty" where they have changed since; None outside of git."""
+    git = ["git", "-C", str(Path(__file__).parents[1])]
+    commands = ([*git, "rev-parse", "HEAD"], [*git, "status", "--porcelain", ".", "../kernels"])
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        commit, changes = (
+            subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+            for command in commands
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
+    return f"{commit}-dirty" if changes else commit

@@ -1,8 +1,6 @@
 """The training loop: step, log, validate, save, stop."""
 
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,10 +16,13 @@ from ds_bert.divergence.left_out import LeftOut
 from ds_bert.errors import STOPPED_ON_REQUEST, TrainingDiverged
 from ds_bert.evaluation.loop import evaluate
 from ds_bert.evaluation.metrics import MetricSums, total_loss
+from ds_bert.guards import standing
+from ds_bert.guards.replicas import require_equal_replicas
 from ds_bert.training.batches import Step, TrainingBatches
 from ds_bert.training.diverged import stop_diverged
 from ds_bert.training.log import RunLog
 from ds_bert.training.plan import Plan
+from ds_bert.training.signals import stop_signals
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Trainer:
         self.log = RunLog(Path(self.config.output_dir), state.step, self.config.max_steps)
         self._losses = engine.module.losses
         self.sums = MetricSums(self._losses, device)
-        self._stop_requested = False
+        self._stop_requested = self._has_stepped = False
         self._skips_logged = state.skipped_steps
         self._learning_rate = 0.0  # of the last step; the engine knows that of the next
         self._engine_skips = engine.skipped_steps  # restored with the engine
@@ -83,9 +84,18 @@ class Trainer:
         if batches.left_out.ranges:
             distributed.log(f"samples left out: {batches.left_out}")
         self.engine.train()
-        with _stop_signals(self), self.log, batches.iterate(state.samples, state.step) as steps:
+        self.engine.module.register_forward_pre_hook(standing.moved)
+        self._check_replicas()
+        stop_requests, data = (
+            stop_signals(self.request_stop),
+            batches.iterate(state.samples, state.step),
+        )
+        with stop_requests, self.log, data as steps:
             while state.step < config.max_steps:
+                standing.at("data" if self._has_stepped else "first step", state.step + 1)
                 self._step(next(steps))
+                if _is_due(state.step, config.check_interval):
+                    self._check_replicas()
                 last = state.step == config.max_steps
                 if state.step % config.log_interval == 0 or last:
                     self._log()
@@ -110,6 +120,8 @@ class Trainer:
         Losses are sums over global counts, so every token weighs the same whatever the number of
         ranks and micro-batches; DeepSpeed averages over both, which `shares` undoes.
         """
+        if self._has_stepped:
+            standing.at("step")
         shares = self.plan.batch.world_size * self.plan.batch.accumulation_steps
         self._learning_rate = self.engine.get_lr()[0]
         loss_scale = getattr(self.engine.optimizer, "loss_scale", 1.0)
@@ -125,6 +137,7 @@ class Trainer:
             self.detector.after_micro_batch(loss)
             self.sums.add(sums, batch.counts)
             self.log.count(batch.num_sequences, batch.num_tokens)
+        self._has_stepped = True
         self._after_step(step, loss_scale)
 
     def _after_step(self, step: Step, loss_scale: float) -> None:
@@ -173,9 +186,15 @@ class Trainer:
             }
         )
 
+    def _check_replicas(self) -> None:
+        if self.config.check_interval:
+            position = {"step": self.state.step, "samples": self.state.samples}
+            require_equal_replicas(self.engine.module, position)
+
     def _validate(self) -> None:
         if self.plan.validation_table is None:
             return
+        standing.at("validation")
         with self.log.paused():
             metrics = evaluate(
                 self.engine.module,
@@ -189,6 +208,7 @@ class Trainer:
     def _save(self, is_last: bool) -> None:
         """Save; where that fails training goes on, unless nothing comes after."""
         config, state = self.config, self.state
+        standing.at("save")
         with self.log.paused():
             try:
                 folder = save_checkpoint(
@@ -230,15 +250,3 @@ class Trainer:
 
 def _is_due(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
-
-
-@contextmanager
-def _stop_signals(trainer: Trainer) -> Iterator[None]:
-    """SIGTERM and SIGUSR1 (what schedulers send before a time limit) save and stop the run."""
-    kinds = (signal.SIGTERM, signal.SIGUSR1)
-    before = [signal.signal(kind, trainer.request_stop) for kind in kinds]
-    try:
-        yield
-    finally:
-        for kind, handler in zip(kinds, before, strict=True):
-            signal.signal(kind, handler)
