@@ -59,9 +59,9 @@ def _split(arrays: BatchArrays, names: tuple[str, ...]) -> Iterator[Example]:
         )
 
 
-def as_json(example: Example) -> str:
+def as_json(example: Example, ensure_ascii: bool = False) -> str:
     """One line of JSON."""
-    return json.dumps(asdict(example), ensure_ascii=False)
+    return json.dumps(asdict(example), ensure_ascii=ensure_ascii)
 
 
 def as_text(example: Example) -> str:
