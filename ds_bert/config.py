@@ -17,6 +17,7 @@ from ds_bert.errors import ConfigurationError, require, suggest
 from ds_bert.files import parse_json
 
 SECTION = "ds_bert"
+MAX_MICRO_BATCH = 2**15  # sequences: the tokens of a batch are counted in 32 bits
 MICRO_BATCH = "train_micro_batch_size_per_gpu"  # DeepSpeed's key; the only one with a flag
 
 
@@ -141,6 +142,8 @@ class TrainingConfig:
         positive = ("max_seq_length", "max_steps", "log_interval", "eval_batch_size")
         for name in (*positive, "max_consecutive_skips"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        size = self.eval_batch_size
+        require(size <= MAX_MICRO_BATCH, "eval_batch_size", size, f"at most {MAX_MICRO_BATCH:,}")
         require(self.seed < 2**63, "seed", self.seed, "below 2**63")
         or_none = ("eval_interval", "save_interval", "check_interval")
         for name in (*or_none, "max_eval_sequences", "seed"):

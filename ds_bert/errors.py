@@ -4,6 +4,7 @@ A message says what was found, what was expected and what to do, in one or two l
 """
 
 import difflib
+import io
 import os
 import sys
 import traceback
@@ -95,6 +96,9 @@ def exit_with(main: Callable[[], int | None]) -> NoReturn:
     A `UserError` prints one `error:` line to stderr instead of a traceback;
     DS_BERT_DEBUG=1 in the environment shows the traceback as well.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # any text can be printed, if need be as \u00e9
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = main() or 0
         sys.stdout.flush()

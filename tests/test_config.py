@@ -80,6 +80,7 @@ def test_absent_file(tmp_path):
     ("values", "message"),
     [
         ({"max_steps": 0}, "max_steps: found 0, expected at least 1"),
+        ({"eval_batch_size": 10**12}, "eval_batch_size: found 1000000000000, expected at most"),
         ({"max_steps": "7"}, "max_steps: found '7', expected int"),
         ({"max_steps": True}, "max_steps: found True, expected int"),
         ({"warmup_steps": 11, "max_steps": 10}, "expected between 0 and max_steps"),
@@ -121,6 +122,12 @@ def test_impossible_batch_names_what_is_possible():
 def test_batch_sizes_are_whole_numbers(value):
     with pytest.raises(ConfigurationError, match="expected a whole number"):
         plan_batch(RECIPE | {"train_batch_size": value}, 1)
+
+
+@pytest.mark.parametrize("key", ["train_batch_size", "train_micro_batch_size_per_gpu"])
+def test_batch_sizes_that_no_machine_can_hold(key):
+    with pytest.raises(ConfigurationError, match=f"{key}: found 1000000000000, .* at most"):
+        plan_batch(RECIPE | {"train_batch_size": 2**20, key: 10**12}, 1)
 
 
 @pytest.mark.parametrize(
@@ -175,6 +182,7 @@ def test_all_shipped_recipes_are_accepted(root):
         ({"gradient_clipping": "1.0"}, "gradient_clipping"),
         ({"gradient_clipping": -1}, "gradient_clipping"),
         ({"steps_per_print": 0}, "steps_per_print"),
+        ({"zero_optimization": {"reduce_bucket_size": 10**30}}, "reduce_bucket_size"),
         ({"zero_optimization": {"reduce_bucket_size": 0}}, "zero_optimization.reduce_bucket_size"),
     ],
 )

@@ -104,13 +104,12 @@ def set_random_state(state: dict[str, torch.Tensor]) -> None:
 @contextmanager
 def _only_safe_loading() -> Iterator[None]:
     """Make DeepSpeed's torch.load refuse anything but tensors and the globals listed above."""
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
+    safe, unsafe = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    before = {name: os.environ.pop(name) for name in (safe, unsafe) if name in os.environ}
+    os.environ[safe] = "1"
     try:
         with torch.serialization.safe_globals(SAFE_GLOBALS):
             yield
     finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
+        os.environ.pop(safe)
+        os.environ.update(before)

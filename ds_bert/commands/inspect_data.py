@@ -8,12 +8,11 @@ python scripts/inspect_data.py data/train --report                    (figures o
 """
 
 import argparse
+import sys
 from collections.abc import Iterator
 
 from ds_bert.commands.parser import new_parser
 from ds_bert.dataset.store import TokenStore, stored_report
-from ds_bert.dataset.verify import verify
-from ds_bert.instances.examples import as_json, as_text, examples
 from ds_bert.reports.corpus import report_text
 
 
@@ -35,16 +34,21 @@ def lines(store: TokenStore, options: argparse.Namespace) -> Iterator[str]:
     if options.report:
         yield report_text(stored_report(store))
         return
+    from ds_bert.instances.examples import as_json, as_text, examples
+
     table = store.instances(options.max_seq_length or store.sequence_lengths[0])
     is_text = options.format == "text"
+    only_ascii = not sys.stdout.encoding.lower().startswith("utf")
     limit = options.limit if options.limit is not None else 10 * is_text
     for number, example in enumerate(examples(table, limit or None)):
-        yield f"#{number}: {as_text(example)}" if is_text else as_json(example)
+        yield f"#{number}: {as_text(example)}" if is_text else as_json(example, only_ascii)
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """Parse the command line and print; returns the exit code."""
     options = parse(argv, prog)
+    from ds_bert.dataset.verify import verify  # after parsing: numba takes half a second
+
     store = TokenStore.open(options.dataset)
     if options.verify:
         print(f"{options.dataset}: {verify(store)} files checked, all sound")

@@ -12,8 +12,6 @@ the same command goes on where it was.
 import sys
 
 from ds_bert.commands.parser import add_flags, new_parser
-from ds_bert.preprocessing.job import preprocess
-from ds_bert.preprocessing.messages import last_screen, warnings
 from ds_bert.preprocessing.options import PreprocessOptions
 
 
@@ -27,6 +25,10 @@ def parse(argv: list[str] | None, prog: str | None = None) -> PreprocessOptions:
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """Parse the command line, preprocess and say what was done; returns the exit code."""
     options = parse(argv, prog)
+    # After parsing: numba takes half a second to import.
+    from ds_bert.preprocessing.job import preprocess
+    from ds_bert.preprocessing.messages import last_screen, warnings
+
     result = preprocess(options, say=print)
     if result is None:
         return 0

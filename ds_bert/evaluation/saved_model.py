@@ -6,6 +6,7 @@ from typing import Any
 from ds_bert import distributed, files
 from ds_bert.checkpoint.folder import CHECKPOINTS
 from ds_bert.checkpoint.verify import find_model
+from ds_bert.config import MAX_MICRO_BATCH
 from ds_bert.dataset.options import MLM
 from ds_bert.dataset.store import InstanceTable, TokenStore
 from ds_bert.errors import CheckpointError, ConfigurationError, require
@@ -38,7 +39,8 @@ def evaluate_path(
     Raises:
         ConfigurationError, DataError, CheckpointError: what does not fit, and what to do.
     """
-    require(batch_size >= 1, "eval_batch_size", batch_size, "at least 1")
+    is_size = 1 <= batch_size <= MAX_MICRO_BATCH
+    require(is_size, "eval_batch_size", batch_size, f"from 1 to {MAX_MICRO_BATCH:,}")
     require(max_sequences >= 0, "max_eval_sequences", max_sequences, "0 (all) or more")
     device = distributed.setup()
     path = path or str(_newest_run())

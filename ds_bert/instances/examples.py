@@ -65,9 +65,9 @@ def split(arrays: BatchArrays, names: tuple[str, ...]) -> Iterator[Example]:
         )
 
 
-def as_json(example: Example) -> str:
+def as_json(example: Example, ensure_ascii: bool = False) -> str:
     """One line of JSON."""
-    return json.dumps(asdict(example), ensure_ascii=False)
+    return json.dumps(asdict(example), ensure_ascii=ensure_ascii)
 
 
 def as_text(example: Example) -> str:

@@ -121,7 +121,7 @@ def last_screen(result: Result) -> str:
             f"{report['repeated_sentences']['share']:.1%} of the lines repeat another one"
         )
         lines.append(f"report:     {result.data_sets[TRAIN].folder / PAGE}")
-    lines.append(f"look at it: ds-bert inspect {result.data_sets[TRAIN].folder}")
+    lines.append(f"look at it: ds-bert inspect {shlex.quote(str(result.data_sets[TRAIN].folder))}")
     lines.append(f"next:       {_next_command(result)}")
     return "\n".join(lines)
 

@@ -8,9 +8,10 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-from ds_bert.config import MICRO_BATCH, check_keys
+from ds_bert.config import MAX_MICRO_BATCH, MICRO_BATCH, check_keys
 from ds_bert.errors import ConfigurationError, require
 
+MAX_BATCH = 2**24  # sequences of a step; each rank lists all of them
 AUTO = "auto"  # as micro-batch size: to be measured (micro_batch.py)
 
 _PRECISION = {
@@ -82,6 +83,7 @@ _SWITCHES = {
     "dump_state",
 }
 _POSITIVE = {"steps_per_print", "reduce_bucket_size", "allgather_bucket_size"}
+_MOST = 10**10  # of these; more elements than any BERT has
 
 
 @dataclass(frozen=True)
@@ -107,17 +109,18 @@ def plan_batch(recipe: dict[str, Any], world_size: int) -> BatchPlan:
         ConfigurationError: a size is missing or not positive, or the equation has no solution;
             the message names the nearest sizes that have one.
     """
-    batch = _size(recipe, "train_batch_size")
-    micro = 1 if recipe.get(MICRO_BATCH) == AUTO else _size(recipe, MICRO_BATCH, f', or "{AUTO}"')
+    batch = _size(recipe, "train_batch_size", MAX_BATCH)
+    is_open = recipe.get(MICRO_BATCH) == AUTO
+    micro = 1 if is_open else _size(recipe, MICRO_BATCH, MAX_MICRO_BATCH, f', or "{AUTO}"')
     if batch % (micro * world_size) == 0:
         return BatchPlan(batch, micro, batch // (micro * world_size), world_size)
     raise ConfigurationError(_impossible_batch(batch, micro, world_size))
 
 
-def _size(recipe: dict[str, Any], key: str, otherwise: str = "") -> int:
+def _size(recipe: dict[str, Any], key: str, most: int, otherwise: str = "") -> int:
     value: Any = recipe.get(key)
-    is_size = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    require(is_size, key, value, f"a whole number of at least 1{otherwise}")
+    is_size = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+    require(is_size, key, value, f"a whole number of at least 1 and at most {most:,}{otherwise}")
     return value
 
 
@@ -168,7 +171,8 @@ def _check_values(section: dict[str, Any], where: str = "") -> None:
         if key in _SWITCHES:
             require(isinstance(value, bool), name, value, "true or false")
         elif key in _POSITIVE:
-            require(is_number and value >= 1, name, value, "a number of at least 1")
+            expected = f"a number of at least 1 and at most {_MOST:,}"
+            require(is_number and 1 <= value <= _MOST, name, value, expected)
         elif key == "gradient_clipping":
             require(is_number and value >= 0, name, value, "a number of at least 0; 0: no clipping")
 

@@ -79,10 +79,15 @@ class Malicious:
         return os.mkdir, (str(self.marker),)
 
 
-def test_a_malicious_file_is_an_error_of_the_checkpoint(copy, tmp_path, capsys):
-    """Well sealed, so that only its content gives it away."""
+@pytest.mark.parametrize("name", ["random_state_rank_0.pt", "engine/mp_rank_00_model_states.pt"])
+@pytest.mark.parametrize("variable", ["", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"])
+def test_a_malicious_file_is_an_error_of_the_checkpoint(
+    copy, tmp_path, capsys, monkeypatch, name, variable
+):
+    """Well sealed, so that only its content gives it away; the environment changes nothing."""
+    if variable:
+        monkeypatch.setenv(variable, "1")
     marker, folder = tmp_path / "it_ran", tmp_path / "run/checkpoints/step_4"
-    name = "random_state_rank_0.pt"
     (folder / name).write_bytes(pickle.dumps(Malicious(marker)))
     facts = read_manifest(folder)
     assert facts is not None

@@ -1,18 +1,21 @@
 """The console command ds-bert: what it says, what it calls, and how fast."""
 
 import ast
+import io
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from data_util import exit_code
+from data_util import arguments, exit_code
 
 from ds_bert import recipes
 from ds_bert.commands import main as ds_bert_command
 from ds_bert.commands.main import COMMANDS, main
 from ds_bert.commands.parser import new_parser
+from ds_bert.tokenizer.vocabulary import SPECIAL_TOKENS
 
 MODULES = {path.stem for path in Path(ds_bert_command.__file__).parent.glob("*.py")}
 
@@ -21,9 +24,9 @@ def test_every_command_is_in_the_table():
     assert set(COMMANDS.values()) == MODULES - {"__init__", "main", "parser"}
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
-def test_alone_it_says_what_there_is(capsys, arguments):
-    assert exit_code(main, *arguments) == 0
+@pytest.mark.parametrize("line", [[], ["--help"], ["-h"]])
+def test_alone_it_says_what_there_is(capsys, line):
+    assert exit_code(main, *line) == 0
     shown = capsys.readouterr().out
     assert re.findall(r"^([a-z-]+)  +[A-Z].*\n +ds-bert \1\b", shown, re.M) == list(COMMANDS)
     assert all(name in shown for name in recipes.names())
@@ -77,6 +80,38 @@ main(["preprocess", "--dry_run", "--help"])
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("command", ["preprocess", "inspect"])
+def test_help_loads_no_numba(command):
+    code = f"""
+import sys
+from ds_bert.commands.main import main
+try:
+    main(["{command}", "--help"])
+except SystemExit:
+    assert "numba" not in sys.modules
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("flags", [[], ["--format", "jsonl"], ["--report"], ["--verify"]])
+def test_output_that_takes_only_ascii(flags, tmp_path, monkeypatch):
+    vocab_file = tmp_path / "vocab.txt"
+    vocab_file.write_text("\n".join([*SPECIAL_TOKENS, *"äé你好🙂"]), encoding="utf-8")
+    text = tmp_path / "text.txt"
+    text.write_text("ä é 你 好 🙂\n" * 4 + "\nä 🙂 🙂\n" * 30, encoding="utf-8")
+    for line in (
+        ["preprocess", *arguments(tmp_path, text, vocab_file, "--no_do_lower_case")],
+        ["inspect", tmp_path / "train", *flags],
+    ):
+        output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+        monkeypatch.setattr(sys, "stdout", output)
+        assert exit_code(main, *line) == 0
+        shown = output.buffer.getvalue().decode("ascii")
+    if "jsonl" in flags:
+        assert any("🙂" in json.loads(line)["tokens"] for line in shown.splitlines())
 
 
 def test_no_message_sends_to_the_scripts_folder():

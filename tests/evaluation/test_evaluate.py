@@ -160,7 +160,12 @@ def test_unigram_entropy(tmp_path, golden):
 
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [("--max_eval_sequences", -5), ("--eval_batch_size", 0), ("--eval_batch_size", -3)],
+    [
+        ("--max_eval_sequences", -5),
+        ("--eval_batch_size", 0),
+        ("--eval_batch_size", -3),
+        ("--eval_batch_size", 10**12),
+    ],
 )
 def test_numbers_without_a_meaning(data, model, flag, value, capsys):
     assert exit_code(main, "--checkpoint", model, "--data", data, flag, value) == 2

@@ -1,6 +1,7 @@
 """scripts/preprocess.py and scripts/inspect_data.py as a user runs them."""
 
 import json
+import shlex
 import subprocess
 import sys
 from itertools import pairwise
@@ -23,6 +24,14 @@ from ds_bert.tokenizer.vocabulary import Vocabulary
 
 ENGLISH = ["en_a.txt", "en_b.txt"]
 ALL_INPUTS = [*ENGLISH, "pt.txt", "de.txt", "cjk.txt", "hostile.txt", "lone_cr.txt"]
+
+
+def test_commands_shown_are_safe_to_copy(preprocess, tmp_path, text_file, vocab_file, capsys):
+    folder = tmp_path / "a b;$(touch ran)<script>"
+    assert exit_code(preprocess, *arguments(folder, text_file, vocab_file)) == 0
+    shown = [line.split(":", 1)[1] for line in capsys.readouterr().out.splitlines()[-2:]]
+    for line in shown:
+        assert str(folder / "train") in shlex.split(line)
 
 
 def test_command(preprocess, tmp_path, text_file, vocab_file, capsys):

@@ -149,7 +149,7 @@ def test_bad_values(tmp_path, data, capsys, value):
     assert train(write_recipe(tmp_path, data), "--train_micro_batch_size", value) == 2
     error = capsys.readouterr().err
     assert f"{MICRO_BATCH}: found " in error
-    assert 'expected a whole number of at least 1, or "auto"' in error
+    assert 'expected a whole number of at least 1 and at most 32,768, or "auto"' in error
 
 
 def test_auto_needs_a_batch_that_the_ranks_can_share(tmp_path, data, monkeypatch, capsys):
