@@ -153,7 +153,7 @@ def _meet() -> dist.TCPStore:
     except dist.DistNetworkError as error:
         if "EADDRINUSE" in str(error):
             raise taken from None
-        raise
+        raise RankFailed(f"rank 0 did not come to {address}:{port}: {error}") from None
     is_first = _met.add(f"rank/{rank()}", 1) == 1
     if not is_first or int(_met.get("world_size")) != world_size():
         raise taken

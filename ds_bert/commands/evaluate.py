@@ -33,16 +33,14 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
     from ds_bert import distributed  # after parsing: torch takes seconds to import
     from ds_bert.evaluation.saved_model import evaluate_path
 
-    try:
-        metrics = evaluate_path(
-            options.checkpoint,
-            options.data,
-            options.max_seq_length,
-            only_mlm=options.only_mlm,
-            batch_size=options.eval_batch_size,
-            max_sequences=options.max_eval_sequences,
-        )
-        if distributed.rank() == 0:
-            print(json.dumps(metrics))
-    finally:
-        distributed.shutdown()
+    metrics = evaluate_path(
+        options.checkpoint,
+        options.data,
+        options.max_seq_length,
+        only_mlm=options.only_mlm,
+        batch_size=options.eval_batch_size,
+        max_sequences=options.max_eval_sequences,
+    )
+    if distributed.rank() == 0:
+        print(json.dumps(metrics))
+    distributed.shutdown()  # not after an error: other ranks may stand in a collective

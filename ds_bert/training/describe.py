@@ -64,10 +64,10 @@ def what_all_compute(plan: Plan) -> dict[str, Any]:
     config = {name: value for name, value in asdict(plan.config).items() if name not in _PATHS}
     validation = plan.validation_table
     return {
+        **plan.facts,
         **config,
         "recipe": plan.recipe,
         "model_config": plan.model_config.to_diff_dict(),
-        "facts": plan.facts,
         "validation_data": validation.store.fingerprint if validation is not None else None,
         "checkpoint": plan.resume_from.step if plan.resume_from is not None else None,
         "init_from": plan.init_folder is not None,

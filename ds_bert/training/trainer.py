@@ -16,7 +16,7 @@ from ds_bert.errors import STOPPED_ON_REQUEST, TrainingDiverged
 from ds_bert.evaluation.loop import evaluate
 from ds_bert.evaluation.metrics import MetricSums, total_loss
 from ds_bert.guards import standing
-from ds_bert.guards.replicas import require_equal_replicas
+from ds_bert.guards.agreement import require_equal_replicas
 from ds_bert.model.batch import SEQUENCES
 from ds_bert.training.batches import Step, TrainingBatches
 from ds_bert.training.log import RunLog

@@ -29,3 +29,27 @@ def test_the_launcher_starts_the_module_with_two_ranks(tmp_path, golden):
     assert result.returncode == 0, result.stderr[-3000:]
     assert "ranks 2" in result.stdout
     assert (tmp_path / "run/checkpoints/step_2/hf/model.safetensors").exists()
+
+
+@pytest.mark.launcher
+def test_ranks_with_other_settings_are_refused(tmp_path, golden):
+    """Two processes as a launcher of one's own starts them; one has got another seed."""
+    data = make_data(tmp_path / "data/train", golden)
+    recipe = write_recipe(tmp_path, data, train_batch_size=16)
+    address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "ds_bert.train", "--ds_config", recipe, "--seed", seed],
+            env={**ENVIRONMENT, **address, "RANK": rank, "LOCAL_RANK": rank},
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, seed in (("0", "42"), ("1", "7"))
+    ]
+    told = [process.communicate(timeout=180)[1] for process in ranks]
+    assert [process.returncode for process in ranks] == [2, 2]
+    assert "seed: rank 1 (" in told[0]
+    assert "has 7, rank 0 (" in told[0]
+    assert "Traceback" not in told[0] + told[1]
+    assert not (tmp_path / "run").exists()

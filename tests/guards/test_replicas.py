@@ -6,8 +6,8 @@ from distributed_util import run_ranks
 
 from ds_bert import distributed
 from ds_bert.errors import RankFailed
-from ds_bert.guards import replicas
-from ds_bert.guards.replicas import hash_of_bits, require_equal_replicas
+from ds_bert.guards import agreement
+from ds_bert.guards.agreement import hash_of_bits, require_equal_replicas
 
 INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
@@ -23,7 +23,7 @@ def flipped(tensor, element, bit):
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
 @pytest.mark.parametrize("size", [1, 2, 5, 64, 203])
 def test_every_flipped_bit_changes_the_hash(dtype, size, monkeypatch):
-    monkeypatch.setattr(replicas, "_CHUNK", 24)
+    monkeypatch.setattr(agreement, "_CHUNK", 24)
     tensor = torch.randn(size + 1, generator=torch.Generator().manual_seed(0)).to(dtype)[1:]
     expected = hash_of_bits(tensor)
     assert hash_of_bits(tensor.clone()) == expected, "of the values, not of where they lie"

@@ -1,0 +1,44 @@
+"""What a run writes down about itself, and when it looks after its ranks."""
+
+import subprocess
+
+import pytest
+from data_util import exit_code
+from training_util import make_data, write_recipe
+
+from ds_bert.commands.train import main
+from ds_bert.training import run, trainer
+
+
+@pytest.mark.usefixtures("one_process_group")
+def test_replicas_are_compared_at_the_start_and_every_so_many_steps(tmp_path, golden, monkeypatch):
+    data, seen = make_data(tmp_path / "data", golden), []
+    monkeypatch.setattr(
+        trainer, "require_equal_replicas", lambda model, position: seen.append(position)
+    )
+    section = {"max_steps": 5, "check_interval": 2}
+    recipe = write_recipe(tmp_path, data, section=section)
+    assert exit_code(main, "--ds_config", recipe) == 0
+    assert seen == [{"step": step, "samples": 8 * step} for step in (0, 2, 4)]
+
+
+def git(folder, *words):
+    name = ("-c", "user.name=a", "-c", "user.email=a@b")
+    subprocess.run(["git", *name, "-C", folder, *words], check=True, capture_output=True)
+
+
+def test_the_commit_tells_whether_the_sources_have_changed(tmp_path, monkeypatch):
+    source = tmp_path / "ds_bert/training/run.py"
+    source.parent.mkdir(parents=True)
+    source.write_text("x = 1\n")
+    monkeypatch.setattr(run, "__file__", str(source))
+    assert run._commit() is None
+    git(tmp_path, "init")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "one")
+    commit = run._commit()
+    assert len(commit) == 40
+    (tmp_path / "notes.txt").write_text("no source")
+    assert run._commit() == commit
+    source.write_text("x = 2\n")
+    assert run._commit() == f"{commit}-dirty"
