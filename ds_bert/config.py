@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ds_bert.errors import ConfigurationError, require, suggest
+from ds_bert.files import parse_json
 
 SECTION = "ds_bert"
 MICRO_BATCH = "train_micro_batch_size_per_gpu"  # DeepSpeed's key; the only one with a flag
@@ -95,6 +96,11 @@ class TrainingConfig:
     max_consecutive_skips: int = option(
         10, "stop after this many steps in a row with non-finite gradients"
     )
+    max_loss_spike: float = option(
+        4.0,
+        "stop where the loss of 5 intervals of the log in a row is this many nats above the lowest "
+        "one; 0: never",
+    )
     watchdog_seconds: int = option(
         600,
         "end the run where a rank makes no progress for so long; 0: wait for ever",
@@ -106,6 +112,10 @@ class TrainingConfig:
         "auto",
         "auto: go on from the newest good checkpoint of output_dir; none: start anew; "
         "or a checkpoint folder",
+    )
+    rollback: bool = option(
+        False,
+        "after a divergence: go back to the last checkpoint before it and leave its samples out",
     )
     init_from: str | None = option(
         None, "start from the weights of this run, checkpoint or Hugging Face folder"
@@ -141,7 +151,12 @@ class TrainingConfig:
         every, interval = self.keep_every, self.save_interval
         is_saved = every == 0 or (every > 0 and interval > 0 and every % interval == 0)
         require(is_saved, "keep_every", every, f"0 or a multiple of save_interval ({interval})")
+        require(self.max_loss_spike >= 0, "max_loss_spike", self.max_loss_spike, "0 or more")
         self._check_warmup()
+        if self.rollback and self.resume != "auto":
+            raise ConfigurationError(
+                f"rollback chooses the checkpoint, resume is {self.resume}; leave one of them out"
+            )
         if self.carry_moments and not self.init_from:
             raise ConfigurationError(
                 "carry_moments is set without init_from; name the checkpoint whose moments to take"
@@ -175,7 +190,7 @@ def load_json(path: str | Path) -> dict[str, Any]:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        value = parse_json(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from None
     except json.JSONDecodeError as error:

@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -202,13 +202,18 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether `flag` is set on at least one rank; every rank gets the same answer."""
+def any_rank(flags: Sequence[bool | torch.Tensor], device: torch.device) -> tuple[bool, ...]:
+    """Whether each flag is set on at least one rank; every rank gets the same answers.
+
+    Args:
+        flags: plain ones, or scalars on the device; all go into one all-reduce.
+        device: of this rank.
+    """
     if not is_distributed():
-        return flag
-    value = torch.tensor(int(flag), device=device)
-    dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return bool(value.item())
+        return tuple(bool(flag) for flag in flags)
+    values = torch.stack([torch.as_tensor(flag, device=device).int() for flag in flags])
+    dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return tuple(map(bool, values.tolist()))
 
 
 def name() -> str:

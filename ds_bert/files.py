@@ -4,6 +4,8 @@ A folder with its last file is complete; whatever a crash leaves behind has none
 """
 
 import fcntl
+import json
+import math
 import os
 import shutil
 from contextlib import suppress
@@ -16,6 +18,24 @@ from tqdm import tqdm
 from ds_bert.errors import ConfigurationError
 
 DATA_SET = "meta.json"  # written last into a data set
+_LOCK_TRIALS = 10
+
+
+def parse_json(text: str, **how: Any) -> Any:
+    """`json.loads`, where brackets inside of a thousand others are a ValueError as well."""
+    try:
+        return json.loads(text, **how)
+    except RecursionError:
+        raise ValueError("brackets are nested too deeply") from None
+
+
+def cache_folder() -> Path:
+    """Where things are kept that can be made again; it need not exist, or be writable."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    try:
+        return base.expanduser() / "ds_bert"
+    except RuntimeError:  # a user without a home: a place where nothing can be
+        return Path(os.devnull) / "ds_bert"
 
 
 def seal_file(path: Path) -> dict[str, Any]:
@@ -34,6 +54,19 @@ def write_text(path: Path, text: str) -> None:
         os.fsync(file.fileno())
     os.replace(temporary, path)
     sync_folder(path.parent)
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """Valid JSON of plain values: numbers that are not finite, which JSON lacks, become null."""
+    return json.dumps(_finite(value), indent=indent, default=str, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    return [_finite(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def require_folder(folder: Path, name: str) -> None:
@@ -87,6 +120,23 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _place(final: Path) -> Path:
+    """Where a folder really is: a link stays, and what it points to is made or replaced."""
+    if final.is_symlink():
+        if not final.exists():
+            raise ConfigurationError(
+                f"{final} is a link to {os.readlink(final)}, which does not exist; create that "
+                "folder or choose another output folder"
+            )
+        final = final.resolve()
+    if os.path.ismount(final):
+        raise ConfigurationError(
+            f"{final} is a mount point, expected a folder that can be replaced as a whole; choose "
+            "a folder inside of it"
+        )
+    return final
+
+
 def hash_file(path: Path) -> str:
     """xxh3 hash (128 bits) of a file's bytes, as hexadecimal digits."""
     digest = xxhash.xxh3_128()
@@ -109,8 +159,12 @@ class OutputFolder:
     """
 
     def __init__(self, final: Path, keep: bool = False) -> None:
-        """Nothing is created before the context is entered."""
-        self.final = final
+        """Nothing is created before the context is entered.
+
+        Raises:
+            ConfigurationError: `final` cannot be replaced: a link to nothing, or a mount point.
+        """
+        self.final = final = _place(final)
         self.hidden = final.with_name(f".{final.name}.partial")
         self.folder = self.hidden / "new"
         self._old = self.hidden / "old"
@@ -118,14 +172,30 @@ class OutputFolder:
 
     def __enter__(self) -> Self:
         self._new_parents = [folder for folder in self.hidden.parents if not folder.exists()]
+        if not any(self._lock_hidden() for _ in range(_LOCK_TRIALS)):
+            raise ConfigurationError(
+                f"cannot create a folder in {self.final.parent}: it is gone at once; choose "
+                "another output folder"
+            )
+        self._put_back()
+        shutil.rmtree(self._old, ignore_errors=True)
+        if not self._keep:
+            self.clear()
+        self.folder.mkdir(exist_ok=True)
+        return self
+
+    def _lock_hidden(self) -> bool:
+        """Create and lock the hidden folder; whether it is there still when it is locked."""
         try:
             self.hidden.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.hidden, os.O_RDONLY)
+        except FileNotFoundError:  # the run that held it has just removed it
+            return False
         except OSError as error:
             raise ConfigurationError(
                 f"cannot create a folder in {self.final.parent}: {error.strerror}; "
                 "choose another output folder"
             ) from error
-        self._lock = os.open(self.hidden, os.O_RDONLY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -135,12 +205,12 @@ class OutputFolder:
             ) from error
         except OSError:
             pass  # a file system without locks
-        self._put_back()
-        shutil.rmtree(self._old, ignore_errors=True)
-        if not self._keep:
-            self.clear()
-        self.folder.mkdir(exist_ok=True)
-        return self
+        is_there = False
+        with suppress(FileNotFoundError):
+            is_there = os.path.samestat(os.fstat(self._lock), self.hidden.stat())
+        if not is_there:
+            os.close(self._lock)
+        return is_there
 
     def clear(self) -> None:
         """Remove all that was written; begin anew."""
@@ -153,8 +223,8 @@ class OutputFolder:
 
     def publish(self) -> None:
         """Put the folder into place, each step forced to disk; an old one gives way."""
-        for folder in [self.folder, *(path for path in self.folder.rglob("*") if path.is_dir())]:
-            sync_folder(folder)
+        for path in [self.folder, *self.folder.rglob("*")]:
+            sync_folder(path)  # also of a file
         if self.final.exists():
             os.rename(self.final, self._old)
         os.rename(self.folder, self.final)

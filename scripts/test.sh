@@ -7,8 +7,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/install.sh dev
 . .venv/bin/activate
-# numba looks at the file of a compiled function only, not at those of the functions that it calls.
-find ds_bert -name "*.nb[ic]" -delete
 ruff check .
 ruff format --check .
 mypy

@@ -7,6 +7,13 @@ from pathlib import Path
 os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+# Threads of several processes on few cores wait for each other, ten times as long as they work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from ds_bert.files import cache_folder
+
+# Tests that choose another folder for what is measured need not compile everything again.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
 
 import pytest
 from data_util import synthetic_text

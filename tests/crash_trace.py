@@ -72,8 +72,8 @@ def snapshots(
         action: writes there; its exceptions come out.
         into: an absent folder for the copies, outside of `folder`.
         kept: None: as after a kill, nothing that was written is lost. A number: as after a power
-            cut, of each file that was changed since it was last forced to disk only this share of
-            the bytes is left (names are taken to survive).
+            cut, of each file only this share of the bytes is as it was written last; behind it
+            are those that were forced to disk, or none (names are taken to survive).
 
     Returns:
         the copies in order, without those that are like the one before.
@@ -147,9 +147,12 @@ class _Tracer:
         return found
 
     def _after_crash(self, inode: int, content: bytes) -> bytes:
-        if self.kept is None or self.forced.get(inode) == content:
+        forced = self.forced.get(inode, b"")[: len(content)]  # it may have been cut meanwhile
+        self.forced[inode] = forced
+        if self.kept is None:
             return content
-        return content[: int(len(content) * self.kept)]
+        size = int(len(content) * self.kept)
+        return content[:size] + forced[size:]
 
     def force(self, descriptor: int) -> None:
         """Remember what is on disk for sure."""

@@ -62,6 +62,7 @@ def test_misspelt_key_of_the_section_names_the_nearest(recipe_file):
         ('{"a": 1,}', "line 1 column"),
         ('{"a": 1, "a": 2}', 'key "a" appears twice'),
         ('{"a": NaN}', "NaN is not a JSON number"),
+        ("[" * 100_000, "brackets are nested too deeply"),
         ("[1]", "found list, expected a JSON object"),
     ],
 )

@@ -73,6 +73,10 @@ def test_forced_again_after_a_change(folder, tmp_path):
         append()
 
     *_, last = snapshots(folder, work, tmp_path / "copies", kept=0.0)
+    assert contents(last) == {"a": "text"}
+    *_, last = snapshots(
+        folder, lambda: (folder / "a").write_text("longer text"), tmp_path / "b", 0.0
+    )
     assert contents(last) == {"a": ""}
 
 

@@ -55,7 +55,7 @@ def _finish(folder: Path) -> Path | None:
     if not note.exists():
         return None
     try:
-        intent = json.loads(note.read_text(encoding="utf-8"))
+        intent = files.parse_json(note.read_text(encoding="utf-8"))
         step, branch = int(intent["step"]), folder / Path(intent["branch"]).name
     except (ValueError, LookupError, TypeError) as error:
         raise CheckpointError(f"{note}: not readable ({error}); look there first") from None

@@ -105,12 +105,12 @@ def export_model(path: str, output_dir: str, overwrite: bool = False) -> Path:
         CheckpointError: nothing there, or nothing undamaged.
     """
     source, final = open_checkpoint(path), Path(output_dir)
-    is_empty = not final.exists() or (final.is_dir() and not any(final.iterdir()))
-    if not is_empty and not (overwrite and (final / "config.json").is_file()):
-        raise ConfigurationError(
-            f"{final} exists; choose another --output_dir, or replace a model with --overwrite"
-        )
     with OutputFolder(final) as output:
+        is_empty = not final.exists() or (final.is_dir() and not any(final.iterdir()))
+        if not is_empty and not (overwrite and (final / "config.json").is_file()):
+            raise ConfigurationError(
+                f"{final} exists; choose another --output_dir, or replace a model with --overwrite"
+            )
         shutil.copytree(source.model_folder, output.folder, dirs_exist_ok=True)
         output.publish()
     return source.folder

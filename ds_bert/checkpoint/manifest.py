@@ -38,8 +38,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         CheckpointError: a later version of ds_bert has written it.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        manifest = files.parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
     if not isinstance(manifest, dict) or not _are_entries(manifest.get("files")):
         return None

@@ -57,7 +57,7 @@ def save_checkpoint(
         NotSaved: the disk is full or fails, on any rank.
     """
     weights = full_weights(engine.module)
-    _check_finite(weights, engine.optimizer, step)
+    _check_finite(weights, engine.optimizer)
     name = distributed.from_rank_0(f".step_{step}.{secrets.token_hex(4)}.tmp")
     part = Part(folder / name)
     if distributed.rank() == 0:
@@ -214,15 +214,14 @@ def _writing(engine: Any, part: Part) -> Iterator[None]:
         del engine._copy_recovery_script
 
 
-def _check_finite(weights: dict[str, torch.Tensor], optimizer: Any, step: int) -> None:
+def _check_finite(weights: dict[str, torch.Tensor], optimizer: Any) -> None:
     """All weights, and this rank's share of the moments; every rank comes to the same answer."""
     bad = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
     bad += [part for mine in distributed.gather(_not_finite_moments(optimizer)) for part in mine]
     if bad:
         raise TrainingDiverged(
-            f"step {step}: {len(bad)} tensors hold numbers that are not finite (first: {bad[0]}), "
-            "so they are not saved; lower the learning rate or lengthen the warm-up, then start "
-            "again to go on from the last checkpoint"
+            f"{len(bad)} tensors hold numbers that are not finite (first: {bad[0]}), "
+            "so they are not saved"
         )
 
 

@@ -60,7 +60,7 @@ def _load(checkpoint: Checkpoint, engine: Any, only_optimizer: bool) -> dict[str
         raise CheckpointError(f"{checkpoint.folder}: DeepSpeed could not load it")
     if not only_optimizer:
         name = random_state_file(distributed.rank())
-        _set_random_state(torch.load(checkpoint.folder / name, weights_only=True))
+        set_random_state(torch.load(checkpoint.folder / name, weights_only=True))
     return state
 
 
@@ -94,7 +94,8 @@ def random_state() -> dict[str, torch.Tensor]:
     return state
 
 
-def _set_random_state(state: dict[str, torch.Tensor]) -> None:
+def set_random_state(state: dict[str, torch.Tensor]) -> None:
+    """Bring this rank's generators to where `random_state` found them."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

@@ -6,8 +6,8 @@ python ds_bert/evaluate.py --checkpoint some/hugging/face/bert --only_mlm
 """
 
 import argparse
-import json
 
+from ds_bert import files
 from ds_bert.commands.parser import new_parser
 
 
@@ -42,5 +42,5 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
         max_sequences=options.max_eval_sequences,
     )
     if distributed.rank() == 0:
-        print(json.dumps(metrics))
+        print(files.as_json(metrics))
     distributed.shutdown()  # not after an error: other ranks may stand in a collective

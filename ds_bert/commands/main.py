@@ -19,6 +19,7 @@ COMMANDS = {  # module of each
     "train": "train",
     "evaluate": "evaluate",
     "export": "export_hf",
+    "replay": "replay",
 }
 
 

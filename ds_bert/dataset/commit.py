@@ -7,19 +7,21 @@ gone on with.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ds_bert.dataset.format import FORMAT, META, VERSION
+from ds_bert.dataset.format import FORMAT, META, TOKENS, VERSION
 from ds_bert.dataset.journal import Journal, stage_name
 from ds_bert.dataset.store import read_meta
-from ds_bert.errors import ConfigurationError, DataError, SourceUnavailable
+from ds_bert.errors import ConfigurationError, DataError, SourceUnavailable, UserError
 from ds_bert.files import OutputFolder, require_space
 
 JOURNAL = "progress.json"
 FINISH = "finish"  # the last stage of each data set
+_DECIDING_ROOMS = ("rng", "text", "tokenizer", "dataset", "instances", "preprocessing")
 
 
 class Target(NamedTuple):
@@ -56,6 +58,15 @@ def fingerprint(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+@cache
+def code_version() -> str:
+    """Hash of the sources that decide the bytes of a data set."""
+    house, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(path for room in _DECIDING_ROOMS for path in (house / room).glob("*.py")):
+        digest.update(path.relative_to(house).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True)
 class Commit:
     """Data sets that appear together.
@@ -86,14 +97,19 @@ class Commit:
                 the disk is too small, or full.
             DataError: from the work; leaves nothing behind, unless it is `SourceUnavailable`.
         """
-        found = self._existing()
-        if len(found) == len(self.targets):
+        if self._are_complete():
             self._tidy()
             return False
         outputs: dict[str, OutputFolder] = {}
         with ExitStack() as stack, self._failures(outputs):
-            for name, target in self.targets.items():
-                outputs[name] = stack.enter_context(OutputFolder(target.folder, keep=True))
+            locked = {
+                name: stack.enter_context(OutputFolder(target.folder, keep=True))
+                for name, target in self.targets.items()
+            }
+            found = self._existing()  # of a run that has just ended, too
+            if len(found) == len(self.targets):
+                return False
+            outputs |= locked
             journal = self._open_journal(found, outputs)
             if not _all_finished(journal, outputs):
                 work(journal, {name: output.folder for name, output in outputs.items()})
@@ -104,25 +120,36 @@ class Commit:
                 outputs[name].discard()
         return True
 
+    def _are_complete(self) -> bool:
+        """Whether there is nothing to do; what is in the way is said when all is locked."""
+        with suppress(UserError):
+            return len(self._existing()) == len(self.targets)
+        return False
+
     def _existing(self) -> set[str]:
         """Names of those that are there already; refuses to touch anything else."""
-        found = set()
-        for name, (folder, wanted) in self.targets.items():
-            if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-                continue
-            if not (folder / META).is_file():
-                raise ConfigurationError(
-                    f"{folder} exists and is not a data set, so it is left alone; "
-                    "choose another output folder"
-                )
-            if read_meta(folder).get("fingerprint") == wanted:
-                found.add(name)
-            elif not self.overwrite:
-                raise ConfigurationError(
-                    f"{folder} holds a data set made from other text or options; replace it with "
-                    "--overwrite or choose another output folder"
-                )
-        return found
+        return {name for name, target in self.targets.items() if self._is_there(*target)}
+
+    def _is_there(self, folder: Path, wanted: str) -> bool:
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return False
+        if not (folder / META).is_file():
+            raise ConfigurationError(
+                f"{folder} exists and is not a data set, so it is left alone; "
+                "choose another output folder"
+            )
+        try:
+            is_wanted = read_meta(folder).get("fingerprint") == wanted
+        except DataError:
+            if not self.overwrite or not (folder / TOKENS).is_file():
+                raise
+            is_wanted = False
+        if not is_wanted and not self.overwrite:
+            raise ConfigurationError(
+                f"{folder} holds a data set made from other text or options; replace it with "
+                "--overwrite or choose another output folder"
+            )
+        return is_wanted
 
     @property
     def _first(self) -> Path:
@@ -135,6 +162,7 @@ class Commit:
             "folders": {
                 name: str(target.folder.absolute()) for name, target in self.targets.items()
             },
+            "code": code_version(),
         }
 
     def _open_journal(self, found: set[str], outputs: dict[str, OutputFolder]) -> Journal:
@@ -143,10 +171,12 @@ class Commit:
         path, identity = hidden[0] / JOURNAL, self._identity
         recorded = Journal.identity(path)
         if recorded is not None and recorded != identity and not self.overwrite:
+            is_code = {**recorded, "code": identity["code"]} == identity
+            made = "by another version of ds_bert" if is_code else "from other text or options"
             raise ConfigurationError(
-                f"{hidden[0]} holds an unfinished data set made from other text or options; go on "
-                "with it by its own command, discard it with --overwrite, or choose another output "
-                "folder"
+                f"{hidden[0]} holds an unfinished data set made {made}; go on with it by its own "
+                f"{'version' if is_code else 'command'}, begin anew with --overwrite, or choose "
+                "another output folder"
             )
         journal = Journal(path, identity)
         if recorded != identity or _is_lost(journal, found, outputs):
@@ -162,10 +192,11 @@ class Commit:
     def _tidy(self) -> None:
         """Remove what is left of a run that was killed after its last rename."""
         outputs = [OutputFolder(target.folder) for target in self.targets.values()]
-        if Journal.identity(outputs[0].hidden / JOURNAL) == self._identity:
-            for output in outputs:
-                with output:
-                    pass
+        left = [output for output in outputs if output.hidden.exists()]
+        if Journal.identity(outputs[0].hidden / JOURNAL) in (None, self._identity):
+            for output in left:
+                with suppress(ConfigurationError, OSError), output:
+                    pass  # another run may do it
 
     @contextmanager
     def _failures(self, outputs: dict[str, OutputFolder]) -> Iterator[None]:

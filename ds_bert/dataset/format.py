@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ds_bert import files
 
 FORMAT, VERSION = "ds_bert token store", 1
-META, VOCABULARY = files.DATA_SET, "vocab.txt"
+META, VOCABULARY, TOKENS = files.DATA_SET, "vocab.txt", "tokens.npy"
 
 SENTENCE_END_DTYPE = np.dtype("<u4")
 OFFSET_DTYPE = np.dtype("<u8")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ds_bert.dataset.npy import NpyWriter
-from ds_bert.files import sync_folder, write_text
+from ds_bert.files import parse_json, sync_folder, write_text
 
 VERSION = 2  # an unfinished work of another version is begun anew
 SAVE_SECONDS = 5.0
@@ -173,7 +173,7 @@ class Journal:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     is_ours = isinstance(record, dict) and record.get("version") == VERSION

@@ -1,6 +1,5 @@
 """Reading a token store: a corpus as token ids, and instances as pairs of ranges in it."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from ds_bert.dataset.format import (
 from ds_bert.dataset.npy import read_npy
 from ds_bert.dataset.options import InstanceOptions
 from ds_bert.errors import DataError
+from ds_bert.files import parse_json
 from ds_bert.tokenizer.vocabulary import Vocabulary
 
 
@@ -160,19 +160,22 @@ def read_meta(folder: Path) -> dict[str, Any]:
         DataError: no finished data set, no readable metadata, or a format that is not this one.
     """
     try:
-        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        meta = parse_json((folder / META).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
             f"{folder} is not a finished data set (no {META}); ds-bert preprocess makes one"
         ) from error
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {folder / META}: {error}; rebuild the data set") from error
+        raise DataError(
+            f"cannot read {folder / META}: {error}; copy the data set again, or rebuild it with "
+            "ds-bert preprocess --overwrite"
+        ) from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise DataError(f"{folder / META} does not describe a {FORMAT}; is this the right folder?")
     if meta.get("version") != VERSION:
         raise DataError(
             f"{folder} has format version {meta.get('version')}, this ds_bert reads {VERSION}; "
-            "update ds_bert, or rebuild the data set with ds-bert preprocess"
+            "update ds_bert, or rebuild the data set with ds-bert preprocess --overwrite"
         )
     return meta
 

@@ -1,10 +1,9 @@
 """Evaluate a model on disk: find it, its data, check that they fit, report."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from ds_bert import distributed
+from ds_bert import distributed, files
 from ds_bert.checkpoint.folder import CHECKPOINTS
 from ds_bert.checkpoint.verify import find_model
 from ds_bert.dataset.options import MLM
@@ -87,5 +86,5 @@ def _run_settings(path: Path) -> dict[str, Any]:
     for folder in (path, path.parent, path.parent.parent):
         record = folder / "config.json"
         if (folder / CHECKPOINTS).is_dir() and record.is_file():
-            return json.loads(record.read_text(encoding="utf-8"))["ds_bert"]
+            return files.parse_json(record.read_text(encoding="utf-8"))["ds_bert"]
     return {}

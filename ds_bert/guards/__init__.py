@@ -1,1 +1,1 @@
-"""What keeps a run honest: lock, agreement of ranks, watchdog, divergence."""
+"""What keeps a run honest: lock, agreement of ranks, watchdog."""

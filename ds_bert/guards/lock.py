@@ -165,7 +165,7 @@ def _open(path: Path) -> tuple[int, bool]:
 def _read(path: Path) -> dict[str, Any]:
     """The owner in a lock; nothing where there is none."""
     try:
-        owner = json.loads(path.read_text(encoding="utf-8"))
+        owner = files.parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return owner if isinstance(owner, dict) else {}

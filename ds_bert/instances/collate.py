@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ds_bert.compiled import compiled
 from ds_bert.dataset.format import StoredMasks, row_array, table_name
 from ds_bert.dataset.options import MLM_NSP, MaskOptions
 from ds_bert.dataset.store import InstanceTable
@@ -149,7 +149,7 @@ def _damaged(table: InstanceTable, name: str, what: str) -> DataError:
     )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _first_bad_row(rows, num_tokens, max_num_tokens, has_pairs):
     """Number of the first row that is no sequence of this table; -1 if there is none."""
     for number in range(len(rows)):
@@ -189,7 +189,7 @@ def _apply_stored_masks(
     return positions, labels
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _gather_and_mask(
     tokens, rows, special_ids, arrays, indices, epochs, seed, rules, room, positions, labels
 ):
@@ -217,7 +217,7 @@ def _gather_and_mask(
     return num_masks
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _count_single_tokens(num_tokens, num_special, masked_lm_prob, max_predictions_per_seq):
     total = 0
     for count in num_tokens:
@@ -226,14 +226,14 @@ def _count_single_tokens(num_tokens, num_special, masked_lm_prob, max_prediction
     return total
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _gather(tokens, rows, special_ids, arrays):
     first = 0
     for number in range(len(rows)):
         first += _gather_sequence(tokens, rows[number], special_ids, arrays, first)[0]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _gather_sequence(tokens, row, special_ids, arrays, first):
     """Write one sequence at `first`; returns its length and the first [SEP]'s position in it."""
     input_ids, token_type_ids, position_ids = arrays

@@ -4,13 +4,13 @@ Source: Liu et al. 2019, "RoBERTa", section 4.2 (DOC-SENTENCES).
 """
 
 import numpy as np
-from numba import njit
 
+from ds_bert.compiled import compiled
 from ds_bert.instances.sentence_pairs import draw_target, end_of, first_sentence, write_row
 from ds_bert.rng.streams import INSTANCES, start_stream
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def doc_sentences(documents, seed, copy, first, last, max_num_tokens, short_seq_prob, rows):
     """Make the rows, with empty B, of the documents `first` to `last` - 1; returns how many.
 

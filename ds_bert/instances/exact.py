@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ds_bert.compiled import compiled
 from ds_bert.dataset.format import INSTANCE_DTYPE, POSITION_DTYPE, Documents
 from ds_bert.dataset.options import MLM_NSP, NUM_SPECIAL_TOKENS, InstanceOptions
 from ds_bert.instances.masking import google_masks, masking_rules
@@ -119,7 +119,7 @@ class GoogleInstances:
         )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _build(
     state, documents, order, place, max_num_tokens, short_seq_prob, rules, special_ids, chunk
 ):

@@ -42,10 +42,16 @@ def examples(table: InstanceTable, limit: int | None = None) -> Iterator[Example
     for start in range(0, num_rows, _ROWS_AT_ONCE):
         indices = np.arange(start, min(start + _ROWS_AT_ONCE, num_rows))
         arrays = collate(table, indices, np.zeros_like(indices), table.options.random_seed)
-        yield from _split(arrays, table.store.vocabulary.tokens)
+        yield from split(arrays, table.store.vocabulary.tokens)
 
 
-def _split(arrays: BatchArrays, names: tuple[str, ...]) -> Iterator[Example]:
+def split(arrays: BatchArrays, names: tuple[str, ...]) -> Iterator[Example]:
+    """The instances of a batch.
+
+    Args:
+        arrays: the batch.
+        names: token of each id.
+    """
     mask_bounds = np.searchsorted(arrays.masked_lm_positions, arrays.cu_seqlens)
     for number, is_random_next in enumerate(arrays.next_sentence_labels):
         first, last = arrays.cu_seqlens[number : number + 2]

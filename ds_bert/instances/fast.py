@@ -4,9 +4,9 @@ Any range of documents can be worked on anywhere, in any order, and gives the sa
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ds_bert.compiled import compiled
 from ds_bert.dataset.format import INSTANCE_DTYPE, Documents
 from ds_bert.dataset.options import MLM, InstanceOptions
 from ds_bert.instances.doc_sentences import doc_sentences
@@ -52,7 +52,7 @@ def build_instances(
     return rows[:num_rows]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _pairs(documents, seed, copy, first, last, max_num_tokens, short_seq_prob, rows):
     stream = np.empty(2, np.uint64)
     num_rows = 0

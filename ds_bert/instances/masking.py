@@ -6,9 +6,9 @@ Source: google-research/bert, create_pretraining_data.py (`create_masked_lm_pred
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ds_bert.compiled import compiled
 from ds_bert.dataset.options import MaskOptions
 from ds_bert.rng.mersenne_twister import randbelow, random, shuffle
 from ds_bert.rng.streams import next_index, next_uniform
@@ -46,7 +46,7 @@ def masking_rules(
     )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def num_predictions(length, num_tokens, masked_lm_prob, max_predictions_per_seq):
     """Tokens to mask in a sequence with `num_tokens` tokens of text; whole words may leave fewer.
 
@@ -56,7 +56,7 @@ def num_predictions(length, num_tokens, masked_lm_prob, max_predictions_per_seq)
     return min(max_predictions_per_seq, max(1, wanted), num_tokens)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def choose_masks(stream, sequence, separator, rules, scratch, is_masked, positions, labels):
     """Mask one sequence in place, with draws from a counter-based stream.
 
@@ -96,13 +96,13 @@ def choose_masks(stream, sequence, separator, rules, scratch, is_masked, positio
     return count
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _num_tokens(sequence, separator):
     """Tokens of the text in [CLS] A [SEP] B [SEP], or in [CLS] A [SEP]."""
     return len(sequence) - (2 if separator == len(sequence) - 1 else 3)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _choose_tokens(stream, num_tokens, separator, wanted, is_masked):
     """Draw different positions one by one; with few of them, drawing again is rare."""
     while wanted > 0:
@@ -112,7 +112,7 @@ def _choose_tokens(stream, num_tokens, separator, wanted, is_masked):
         is_masked[position] = 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _choose_words(stream, words, ends, wanted, is_masked):
     """Take words in random order until there are enough, passing over one too long for the rest."""
     for drawn in range(len(words)):
@@ -126,7 +126,7 @@ def _choose_words(stream, words, ends, wanted, is_masked):
             is_masked[word : ends[word]] = 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _replacement(stream, token, rules):
     """[MASK], the token itself, or any entry of the vocabulary."""
     draw = next_uniform(stream)
@@ -137,7 +137,7 @@ def _replacement(stream, token, rules):
     return rules.replacement_ids[next_index(stream, len(rules.replacement_ids))]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def google_masks(state, sequence, separator, rules, scratch, is_masked, positions, replacements):
     """Mask one sequence in place, with the draws of Google's script in its order.
 
@@ -183,7 +183,7 @@ def google_masks(state, sequence, separator, rules, scratch, is_masked, position
     return count
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _google_replacement(state, token, rules):
     if random(state) < 0.8:
         return rules.mask_id
@@ -192,7 +192,7 @@ def _google_replacement(state, token, rules):
     return rules.replacement_ids[randbelow(state, len(rules.replacement_ids))]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _split_words(sequence, separator, rules, words, ends):
     """Positions of the words' first tokens; `ends[first]` is the position after the last one.
 

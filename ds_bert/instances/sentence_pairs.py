@@ -7,14 +7,14 @@ Source: google-research/bert, create_pretraining_data.py (`create_instances_from
 """
 
 import numpy as np
-from numba import njit
 
+from ds_bert.compiled import compiled
 from ds_bert.rng.source import randbelow, random
 
 NUM_TRIES = 10  # to find another document
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def draw_target(state, max_num_tokens, short_seq_prob):
     """Number of tokens to fill the pairs of one document with."""
     if random(state) < short_seq_prob:
@@ -22,7 +22,7 @@ def draw_target(state, max_num_tokens, short_seq_prob):
     return max_num_tokens
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def next_pair(state, documents, order, place, sentence, target, max_num_tokens, row):
     """Make the pair that starts at a sentence.
 
@@ -61,31 +61,31 @@ def next_pair(state, documents, order, place, sentence, target, max_num_tokens, 
     return following
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def first_sentence(documents, document):
     """Index of a document's first sentence; that of document D is the number of sentences."""
     return np.int64(documents.sentence_offsets[document])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _document(order, place):
     return order[place] if len(order) > 0 else place
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _start(documents, document, sentence):
     if sentence == first_sentence(documents, document):
         return np.int64(documents.token_offsets[document])
     return end_of(documents, document, sentence - 1)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def end_of(documents, document, sentence):
     """The token after a sentence's last, an index into `documents.tokens`."""
     return np.int64(documents.token_offsets[document]) + np.int64(documents.sentence_ends[sentence])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _last_of_chunk(documents, document, sentence, target):
     """Last sentence of the chunk: it reaches the target or ends the document."""
     start = _start(documents, document, sentence)
@@ -95,7 +95,7 @@ def _last_of_chunk(documents, document, sentence, target):
     return sentence
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _random_segment(state, documents, order, place, wanted):
     """Whole sentences from a random place of another document, `wanted` tokens if it has them.
 
@@ -115,7 +115,7 @@ def _random_segment(state, documents, order, place, wanted):
     return start, end_of(documents, document, _last_of_chunk(documents, document, sentence, wanted))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _truncate(state, a_start, a_length, b_start, b_length, max_num_tokens):
     """Take single tokens off the longer segment, B on a tie, at its front or back by chance."""
     while a_length + b_length > max_num_tokens:
@@ -129,7 +129,7 @@ def _truncate(state, a_start, a_length, b_start, b_length, max_num_tokens):
     return a_start, a_length, b_start, b_length
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def write_row(row, a_start, a_length, b_start, b_length, is_random_next):
     """Fill one item of `ds_bert.dataset.format.INSTANCE_DTYPE`."""
     row.a_start = a_start
@@ -139,7 +139,7 @@ def write_row(row, a_start, a_length, b_start, b_length, is_random_next):
     row.is_random_next = is_random_next
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def lay_out(tokens, row, special_ids, sequence):
     """Write a row as [CLS] A [SEP] B [SEP], or as [CLS] A [SEP] where B is empty.
 
@@ -164,7 +164,7 @@ def lay_out(tokens, row, special_ids, sequence):
     return last + 1, separator
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _copy(tokens, start, target):
     source = tokens[start : start + len(target)]  # from 0 on, so that the loop is vectorized
     for index in range(len(target)):

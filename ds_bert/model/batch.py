@@ -22,7 +22,7 @@ MASKED_TOKENS, SEQUENCES, TOKENS = "masked_tokens", "sequences", "tokens"
 class Batch:
     """Tensors of `ds_bert.instances.collate.BatchArrays`; the sequence lengths as Python integers.
 
-    A padded batch has some tokens more, which form one more sequence in `cu_seqlens` only.
+    A padded batch may have some tokens more, which form one more sequence in `cu_seqlens` only.
     """
 
     input_ids: Tensor
@@ -56,6 +56,8 @@ class Batch:
     def padded(self, multiple: int) -> Self:
         """The batch with its number of tokens rounded up by tokens that count for nothing."""
         missing = -self.num_tokens % multiple
+        if missing == 0:
+            return self  # no attention kernel has to know a sequence of length zero
         return replace(
             self,
             input_ids=F.pad(self.input_ids, (0, missing)),

@@ -1,13 +1,12 @@
 """Where a model comes from: presets, config files, Hugging Face folders; all checked first."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, BertConfig
 
-from ds_bert import recipes
+from ds_bert import files, recipes
 from ds_bert.errors import CheckpointError, ConfigurationError
 from ds_bert.model.bert import UnpaddedBert
 from ds_bert.tokenizer.vocabulary import Vocabulary, read_model_vocabulary
@@ -74,7 +73,7 @@ def read_model_config(name: str, vocabulary: Vocabulary, max_seq_length: int) ->
 
 def _read_config_file(path: Path) -> BertConfig:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = files.parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"model {path}: cannot be read ({error.strerror})") from None
     except ValueError as error:

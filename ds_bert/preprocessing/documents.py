@@ -1,6 +1,6 @@
 """Tokenizing a text into the stores of its parts, training and perhaps validation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from ds_bert.preprocessing.parallel import ordered_map
 from ds_bert.progress import Progress
 from ds_bert.rng.streams import SPLIT, keys
 from ds_bert.text.blocks import Block, Position, invalid_utf8, read_blocks
-from ds_bert.text.source import Input
+from ds_bert.text.watch import WatchedInputs
 from ds_bert.tokenizer.wordpiece import EncodedText, WordPieceTokenizer
 
 # Of each part; a random next sentence comes from another document.
@@ -28,7 +28,7 @@ _WHOLE = "whole"  # the scratch store of the text that is divided into parts
 
 def write_documents(
     options: PreprocessOptions,
-    inputs: Sequence[Input],
+    inputs: WatchedInputs,
     tokenizer: WordPieceTokenizer,
     stores: dict[str, StoreWriter],
 ) -> dict[str, int]:
@@ -61,16 +61,17 @@ def tokenizing_stage(is_split: bool) -> str:
 
 def _tokenized(
     options: PreprocessOptions,
-    inputs: Sequence[Input],
+    watched: WatchedInputs,
     tokenizer: WordPieceTokenizer,
     state: dict[str, Any],
 ) -> Iterator[tuple[DocumentRun, float]]:
     """The documents from the position in `state` on; counts there what they hold."""
+    inputs, start = watched.inputs, Position(state["input"], state["offset"])
     blocks = read_blocks(
         inputs,
         join_files=options.mode == "exact",
         block_bytes=options.block_bytes,
-        start=Position(state["input"], state["offset"]),
+        start=start,
     )
     total = max(1, sum(source.num_bytes for source in inputs))  # about
 
@@ -78,7 +79,9 @@ def _tokenized(
         return tokenizer.encode(block.text), len(block.text), block.end
 
     with Progress("tokens", min(1.0, state["bytes"] / total)) as progress:
-        for text, num_bytes, end in ordered_map(encode, blocks, options.num_workers):
+        for text, num_bytes, end in ordered_map(
+            encode, watched.checked(blocks, start.number), options.num_workers
+        ):
             if text.num_invalid_bytes and options.errors == "strict":
                 raise invalid_utf8(inputs)
             state["input"], state["offset"] = end

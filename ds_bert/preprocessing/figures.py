@@ -6,9 +6,9 @@ Everything is counted from the finished arrays, so it does not depend on who mad
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ds_bert.compiled import compiled
 from ds_bert.dataset.documents import document_ranges
 from ds_bert.dataset.format import Documents
 from ds_bert.dataset.journal import Stage
@@ -207,7 +207,7 @@ def _count(
     return figures, hashes[hashes <= np.uint64(_LARGEST_HASH // one_in)]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _scan(tokens, sentence_ends, is_continuation, unk_id, hashes):  # type: ignore[no-untyped-def]
     """Hash each sentence (into `hashes`) and count words and unknown words."""
     num_words = num_unknown = position = 0
@@ -233,7 +233,7 @@ def _hash_table(num_hashes: int) -> NDArray[np.uint64]:
     return np.zeros(1 << (2 * num_hashes).bit_length(), np.uint64)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _add_hashes(table, hashes):  # type: ignore[no-untyped-def]
     """Put hashes into the table and count those that were not there; 0 marks an empty place."""
     last, num_new = np.uint64(len(table) - 1), 0

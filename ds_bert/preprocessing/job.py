@@ -18,7 +18,7 @@ from ds_bert.preprocessing.estimate import estimate
 from ds_bert.preprocessing.figures import write_report
 from ds_bert.preprocessing.instances import write_instances
 from ds_bert.preprocessing.options import PreprocessOptions
-from ds_bert.text.source import Input
+from ds_bert.text.watch import WatchedInputs
 from ds_bert.tokenizer import unicode_tables
 from ds_bert.tokenizer.vocabulary import Vocabulary
 from ds_bert.tokenizer.wordpiece import WordPieceTokenizer
@@ -76,14 +76,15 @@ def preprocess(
     say(str(size))
     if options.dry_run:
         return None
-    facts = _facts(options, inputs, vocabulary)
+    watched = WatchedInputs(inputs)
+    facts = _facts(options, watched, vocabulary)
     is_new = write_data_sets(
         {
             part: Target(folder, options.fingerprint(part, facts))
             for part, folder in options.folders.items()
         },
         vocabulary,
-        partial(_write, options, inputs, tokenizer, facts),
+        partial(_write, options, watched, tokenizer, facts),
         overwrite=options.overwrite,
         needs=size.needs,
         say=say,
@@ -93,7 +94,7 @@ def preprocess(
 
 
 def _facts(
-    options: PreprocessOptions, inputs: list[Input], vocabulary: Vocabulary
+    options: PreprocessOptions, inputs: WatchedInputs, vocabulary: Vocabulary
 ) -> dict[str, Any]:
     tables = unicode_tables.load()
     return {
@@ -101,13 +102,13 @@ def _facts(
         "do_lower_case": options.do_lower_case,
         "vocabulary": {"sha256": vocabulary.sha256, "size": vocabulary.size},
         "unicode": {"version": tables.version, "sha256": tables.sha256},
-        "inputs": [source.describe() for source in inputs],
+        "inputs": inputs.records,
     }
 
 
 def _write(
     options: PreprocessOptions,
-    inputs: list[Input],
+    inputs: WatchedInputs,
     tokenizer: WordPieceTokenizer,
     facts: dict[str, Any],
     stores: dict[str, StoreWriter],

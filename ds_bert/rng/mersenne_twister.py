@@ -9,8 +9,9 @@ Modules/_randommodule.c and Lib/random.py (which draws make up which call).
 from random import Random
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from ds_bert.compiled import compiled
 
 _SIZE, _MIDDLE = 624, 397
 
@@ -20,7 +21,7 @@ def seeded(seed: int) -> NDArray[np.uint32]:
     return np.array(Random(seed).getstate()[1], np.uint32)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _refill(state):
     for index in range(_SIZE - _MIDDLE):
         _twist(state, index, index + 1, index + _MIDDLE)
@@ -30,14 +31,14 @@ def _refill(state):
     state[_SIZE] = 0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _twist(state, index, following, middle):
     word = (state[index] & np.uint32(0x80000000)) | (state[following] & np.uint32(0x7FFFFFFF))
     odd = np.uint32(0x9908B0DF) * (word & np.uint32(1))
     state[index] = np.uint32(state[middle] ^ (word >> np.uint32(1)) ^ odd)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _next_word(state):
     if state[_SIZE] >= _SIZE:
         _refill(state)
@@ -49,7 +50,7 @@ def _next_word(state):
     return word ^ (word >> np.uint64(18))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def random(state):
     """`Random.random()`: float64 in [0, 1)."""
     high = np.int64(_next_word(state) >> np.uint64(5))
@@ -57,7 +58,7 @@ def random(state):
     return (high * 67108864.0 + low) * (1.0 / 9007199254740992.0)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def getrandbits(state, num_bits):
     """`Random.getrandbits(num_bits)` for 1 <= num_bits <= 64: uint64."""
     if num_bits <= 32:
@@ -66,7 +67,7 @@ def getrandbits(state, num_bits):
     return low | (_next_word(state) >> np.uint64(64 - num_bits)) << np.uint64(32)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def randbelow(state, bound):
     """`Random.randrange(bound)` for 1 <= bound < 2**63: int64."""
     num_bits = 0
@@ -75,7 +76,7 @@ def randbelow(state, bound):
     return _draw_below(state, bound, num_bits)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _draw_below(state, bound, num_bits):
     """Draws of `num_bits`, the bits of `bound`, until one is below it."""
     value = np.int64(getrandbits(state, num_bits))
@@ -84,7 +85,7 @@ def _draw_below(state, bound, num_bits):
     return value
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def shuffle(state, items):
     """`Random.shuffle(items)` of a one-dimensional array, in place."""
     num_bits = 0

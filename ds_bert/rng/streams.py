@@ -4,8 +4,9 @@ Any worker can make any part of the data in any order and gets the same numbers.
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from ds_bert.compiled import compiled
 
 # What a stream is for: streams of the same seed, epoch and index but another purpose are unrelated.
 INSTANCES, MASKS, ORDER, SPLIT = 1, 2, 3, 4
@@ -16,7 +17,7 @@ _SECOND = np.uint64(0x94D049BB133111EB)
 _ROUNDS = 6  # of the permutation
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def mix(value):
     """Scramble 64 bits, one to one.
 
@@ -27,7 +28,7 @@ def mix(value):
     return value ^ (value >> np.uint64(31))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def stream_key(seed, purpose, epoch, index):
     """Key of one stream, uint64; all arguments are integers of up to 64 bits."""
     key = mix(np.uint64(seed) + STEP)
@@ -36,40 +37,40 @@ def stream_key(seed, purpose, epoch, index):
     return mix((key ^ np.uint64(index)) + STEP)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def uniform(key, number):
     """Draw `number` (0, 1, ...) of the stream `key`: float64 in [0, 1), a multiple of 2**-53."""
     bits = mix(key + (np.uint64(number) + np.uint64(1)) * STEP)
     return np.int64(bits >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def below(key, number, bound):
     """Draw `number` of the stream `key`: integer in [0, bound), bound <= 2**53."""
     return np.int64(uniform(key, number) * bound)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def start_stream(stream, seed, purpose, epoch, index):
     """Make `stream` (uint64 [2]: key and number of draws) the start of the stream of that key."""
     stream[0] = stream_key(seed, purpose, epoch, index)
     stream[1] = 0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def next_uniform(stream):
     """Next draw of `stream`: float64 in [0, 1)."""
     stream[1] += np.uint64(1)
     return uniform(stream[0], stream[1] - np.uint64(1))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def next_below(stream, bound):
     """Next draw of `stream`: integer in [0, bound)."""
     return np.int64(next_uniform(stream) * bound)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def next_index(stream, bound):
     """As `next_below` without floats, for bounds far under 2**32: the bias is bound / 2**32."""
     stream[1] += np.uint64(1)
@@ -87,7 +88,7 @@ def keys(seed: int, purpose: int, epoch: int, num_keys: int) -> NDArray[np.uint6
     return _keys(fold_seed(seed), purpose, epoch, num_keys)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _keys(seed, purpose, epoch, num_keys):
     result = np.empty(num_keys, np.uint64)
     for index in range(num_keys):
@@ -121,7 +122,7 @@ def permuted(
     return _permuted(positions, np.uint64(num_items), np.uint64(half_bits), round_keys)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _permuted(positions, num_items, half_bits, round_keys):
     low_half = (np.uint64(1) << half_bits) - np.uint64(1)
     result = np.empty(len(positions), np.int64)

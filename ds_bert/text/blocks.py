@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 from ds_bert.errors import DataError
+from ds_bert.text import streams
 from ds_bert.text.source import Input
 
 BLOCK_BYTES = 4 * 2**20
@@ -67,11 +68,29 @@ def read_blocks(
     Raises:
         DataError: a file cannot be read, or a document is longer than 1 GiB.
     """
-    files, num_bytes = _JoinedFiles(inputs, join_files, start), 0
+    files, num_bytes, end = _JoinedFiles(inputs, join_files, start), 0, start
     with io.BufferedReader(files, 1 << 20) as text:
-        while block := _read_block(text, block_bytes):
+        while block := _read_block(text, block_bytes, inputs[end.number : end.number + 1]):
             num_bytes += len(block)
-            yield Block(block, files.position(num_bytes))
+            end = files.position(num_bytes)
+            yield Block(block, end)
+
+
+def read_lines(source: Input) -> Iterator[bytes]:
+    """The text of an input in blocks of whole lines.
+
+    Raises:
+        DataError: the input cannot be read, or a line is longer than 256 MiB.
+    """
+    num_lines = 0
+    with source.open() as file:
+        while block := file.read(BLOCK_BYTES):
+            num_lines += block.count(b"\n")
+            rest = file.readline(streams.MAX_LINE_BYTES)
+            if len(rest) == streams.MAX_LINE_BYTES:
+                raise streams.long_line(str(source), num_lines + 1)
+            num_lines += rest.endswith(b"\n")
+            yield block + rest
 
 
 def read_sample(inputs: Sequence[Input], num_bytes: int) -> bytes:
@@ -80,7 +99,7 @@ def read_sample(inputs: Sequence[Input], num_bytes: int) -> bytes:
         return text.read(num_bytes)
 
 
-def _read_block(text: BinaryIO, block_bytes: int) -> bytes:
+def _read_block(text: BinaryIO, block_bytes: int, names: Sequence[Input]) -> bytes:
     pieces = [text.read(block_bytes), text.readline(MAX_DOCUMENT_BYTES)]  # to the end of a line
     room = block_bytes + MAX_DOCUMENT_BYTES - len(pieces[0]) - len(pieces[1])
     while line := text.readline(MAX_DOCUMENT_BYTES):
@@ -90,8 +109,8 @@ def _read_block(text: BinaryIO, block_bytes: int) -> bytes:
             break
         if room < 0:
             raise DataError(
-                f"more than {MAX_DOCUMENT_BYTES:,} bytes without a blank line; put one sentence on "
-                "each line and a blank line between documents"
+                f"{', '.join(map(str, names))}: more than {MAX_DOCUMENT_BYTES:,} bytes without a "
+                "blank line; put one sentence on each line and a blank line between documents"
             )
     return b"".join(pieces)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ds_bert.errors import DataError, SourceUnavailable
-from ds_bert.text.source import size_and_hash
+from ds_bert.text.source import file_state, size_and_hash
 from ds_bert.text.tables import RowInput
 
 PREFIX = "hf:"
@@ -56,6 +56,12 @@ class DatasetInput(RowInput):
                 raise self.no_column("columns", batch)
             for text in batch[self.text_column]:
                 yield f"row {next(numbers)}", text
+
+    def state(self) -> object:
+        """That of the tables of a folder. What was opened on the hub stays at its revision."""
+        if not self.is_folder:
+            return None
+        return {path: file_state(path) for path in self.path.glob("*.arrow")}
 
     def describe(self) -> dict[str, Any]:
         """As for text, but bytes and hash are of the text itself: reads all of it once."""

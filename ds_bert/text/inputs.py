@@ -1,6 +1,7 @@
 """Finding inputs: which there are behind names, globs, folders and ids."""
 
 import glob
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from ds_bert.text.hf_datasets import PREFIX, dataset_folder, hub_dataset, is_dat
 from ds_bert.text.pipes import spool
 from ds_bert.text.sentences import split_sentences
 from ds_bert.text.source import Input
-from ds_bert.text.streams import compression
+from ds_bert.text.streams import compression, reading
 from ds_bert.text.tables import CsvInput, JsonInput, ParquetInput, RowInput
 
 __all__ = ["TEXT_COLUMN", "Input", "find_inputs"]
@@ -56,12 +57,14 @@ def find_inputs(
         ConfigurationError: the language is no code, a package for it is not installed, or a pipe
             cannot be kept.
         DataError: a file is absent or an archive, a glob or folder has no file.
+        SourceUnavailable: a place cannot be looked at.
     """
     found: dict[Path, Input] = {}
     for pattern in ",".join(patterns).split(","):
         if pattern.strip():
-            for item in _matches(pattern.strip(), text_column, spool_folder or Path()):
-                found.setdefault(Path(str(item)).resolve(), item)
+            with reading(pattern.strip()):
+                for item in _matches(pattern.strip(), text_column, spool_folder or Path()):
+                    found.setdefault(Path(str(item)).resolve(), item)
     if leave_out is not None:
         found.pop(leave_out.resolve(), None)
     if not found:
@@ -105,7 +108,7 @@ def _files_below(folder: Path) -> list[Path]:
     """Files of a known kind, without hidden ones and those of our own data sets."""
     files = [
         path
-        for path in sorted(folder.rglob("*"))
+        for path in sorted(_walk(folder))
         if path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and not (path.parent / DATA_SET).exists()
@@ -119,6 +122,17 @@ def _files_below(folder: Path) -> list[Path]:
             f"files, for example '{folder}/*'"
         )
     return files
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """All below a folder; unlike `rglob` it leaves nothing out that cannot be read."""
+
+    def refuse(error: OSError) -> None:
+        with reading(error.filename):
+            raise error
+
+    for place, _, names in os.walk(folder, onerror=refuse):
+        yield from (Path(place, name) for name in names)
 
 
 def _suffix(path: Path) -> str:

@@ -31,6 +31,10 @@ class SpooledInput(Input):
         """A seekable stream of the text; several do not disturb each other."""
         return io.BufferedReader(_ReadAt(self.file.fileno()))
 
+    def state(self) -> object:
+        """Nobody else can write to a file without a name."""
+        return None
+
     def _open_raw(self) -> BinaryIO:
         return self.open()
 

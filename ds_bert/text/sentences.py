@@ -45,6 +45,10 @@ class SplitInput(Input):
         """A stream of the sentences; it is not seekable."""
         return stream_of(self._sentences())
 
+    def state(self) -> object:
+        """That of the source."""
+        return self.source.state()
+
     def describe(self) -> dict[str, Any]:
         """As the source, with language and version of the rules."""
         rules = f"{_PACKAGE} {metadata.version(_PACKAGE)} {self.language}"

@@ -6,7 +6,7 @@ from typing import Any, BinaryIO, ClassVar
 
 import xxhash
 
-from ds_bert.text.streams import compression, open_plain, open_raw, plain_bytes
+from ds_bert.text.streams import compression, open_plain, open_raw, plain_bytes, reading
 
 _PIECE_BYTES = 4 * 2**20
 
@@ -47,6 +47,14 @@ class Input:
         """
         return open_plain(self.path)
 
+    def state(self) -> object:
+        """What differs when the input was written or replaced: size, time of change, inode.
+
+        Raises:
+            SourceUnavailable: it is gone.
+        """
+        return file_state(self.path)
+
     def describe(self) -> dict[str, Any]:
         """What decides the text, for meta.json and the fingerprint.
 
@@ -61,6 +69,13 @@ class Input:
 
     def _open_raw(self) -> BinaryIO:
         return open_raw(self.path)
+
+
+def file_state(path: Path) -> tuple[int, ...]:
+    """See `Input.state`. Not the time of the last change of the inode: a new hard link is none."""
+    with reading(path):
+        status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino
 
 
 def size_and_hash(stream: BinaryIO) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import io
 import lzma
 import zlib
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,19 +27,41 @@ def compression(path: Path) -> str:
 
 def plain_bytes(path: Path) -> int:
     """Size of a file; of a compressed one about the size of the text in it."""
-    return path.stat().st_size * _RATIO.get(compression(path), 1)
+    with reading(path):
+        return path.stat().st_size * _RATIO.get(compression(path), 1)
+
+
+@contextmanager
+def reading(name: object) -> Iterator[None]:
+    """Errors of the disk, which are no fault of what is on it, as SourceUnavailable."""
+    try:
+        yield
+    except OSError as error:
+        if not error.errno:  # raised by who looks at the content
+            raise
+        raise SourceUnavailable(f"cannot read {name}: {error.strerror}") from error
+
+
+class _File(io.FileIO):
+    """A file to read; an error names it."""
+
+    def readinto(self, buffer: Any) -> int:
+        with reading(self.name):
+            return super().readinto(buffer)
+
+    def readall(self) -> bytes:
+        with reading(self.name):
+            return super().readall()
 
 
 def open_raw(path: Path) -> BinaryIO:
     """The file as it is.
 
     Raises:
-        SourceUnavailable: it cannot be opened.
+        SourceUnavailable: it cannot be opened or, later, read.
     """
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise SourceUnavailable(f"cannot read {path}: {error.strerror}") from error
+    with reading(path):
+        return io.BufferedReader(_File(path))
 
 
 def open_plain(path: Path) -> BinaryIO:
@@ -64,8 +87,6 @@ def _decompressed(path: Path, file: BinaryIO) -> Generator[bytes, None, None]:
         try:
             yield from _READERS[compression(path)](file)
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-            if isinstance(error, OSError) and error.errno:  # the disk, not what is in the file
-                raise SourceUnavailable(f"cannot read {path}: {error.strerror}") from error
             raise DataError(
                 f"{path} is damaged or incomplete ({error}); copy or download it again"
             ) from error
@@ -151,5 +172,29 @@ def numbered_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
     while line := stream.readline(MAX_LINE_BYTES):
         number += 1
         if len(line) == MAX_LINE_BYTES:
-            raise DataError(f"{name}, line {number}: {len(line):,} bytes without a line end")
+            raise long_line(name, number)
         yield number, line
+
+
+def short_lines(stream: BinaryIO, name: str) -> Generator[bytes, None, None]:
+    """Pieces of a stream.
+
+    Raises:
+        DataError: a line does not end within 256 MiB.
+    """
+    num_lines = num_bytes = 0  # before this piece; since the last line end
+    while piece := stream.read(_PIECE_BYTES):
+        end = max(piece.rfind(b"\n"), piece.rfind(b"\r"))
+        num_bytes = num_bytes + len(piece) if end < 0 else len(piece) - end - 1
+        num_lines += piece.count(b"\n")
+        if num_bytes >= MAX_LINE_BYTES:
+            raise long_line(name, num_lines + 1)
+        yield piece
+
+
+def long_line(name: str, number: int) -> DataError:
+    """The error for a line that is not kept in memory."""
+    return DataError(
+        f"{name}, line {number}: {MAX_LINE_BYTES:,} bytes without a line end, expected fewer; "
+        "is it text? Put a sentence on each line"
+    )

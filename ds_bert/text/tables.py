@@ -2,16 +2,23 @@
 
 import csv
 import io
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import count
 from typing import Any, BinaryIO, ClassVar
 
 from ds_bert.errors import DataError
+from ds_bert.files import parse_json
+from ds_bert.text import streams
 from ds_bert.text.source import Input
-from ds_bert.text.streams import compression, numbered_lines, open_plain, plain_bytes, stream_of
+from ds_bert.text.streams import (
+    compression,
+    numbered_lines,
+    open_plain,
+    open_raw,
+    plain_bytes,
+    stream_of,
+)
 
 _BATCH_ROWS = 256
 
@@ -83,7 +90,7 @@ class JsonInput(RowInput):
 
     def _object(self, number: int, line: bytes) -> dict[str, Any]:
         try:
-            row = json.loads(line.decode("utf-8-sig"))
+            row = parse_json(line.decode("utf-8-sig"))
         except ValueError as error:
             raise DataError(
                 f"{self}, line {number}: not JSON ({error}); expected one object on each line"
@@ -99,8 +106,9 @@ class CsvInput(RowInput):
     def rows(self) -> Iterator[tuple[str, Any]]:
         """Place and text of each row that is not empty."""
         with open_plain(self.path) as stream:
-            text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
             is_tsv = ".tsv" in (suffix.lower() for suffix in self.path.suffixes[-2:])
+            lines = stream_of(streams.short_lines(stream, str(self)))
+            text = io.TextIOWrapper(lines, "utf-8-sig", newline="")
             reader = csv.reader(text, delimiter="\t" if is_tsv else ",", strict=True)
             try:
                 yield from self._texts(reader)
@@ -109,7 +117,7 @@ class CsvInput(RowInput):
                 raise DataError(f"{place}: not CSV in UTF-8 ({error}); mend the file") from error
 
     def _texts(self, reader: Any) -> Iterator[tuple[str, Any]]:
-        csv.field_size_limit(2**31 - 1)  # by default 128 KiB
+        csv.field_size_limit(streams.MAX_LINE_BYTES)  # by default 128 KiB
         names: list[str] = next(reader, [])
         if self.text_column not in names:
             raise self.no_column("line 1", names)
@@ -134,17 +142,29 @@ class ParquetInput(RowInput):
         import pyarrow
         from pyarrow import parquet
 
+        number = 0
         try:
-            with parquet.ParquetFile(self.path) as file:
+            with open_raw(self.path) as raw, parquet.ParquetFile(raw) as file:
                 if self.text_column not in file.schema_arrow.names:
                     raise self.no_column("columns", file.schema_arrow.names)
-                numbers = count(1)
-                for batch in file.iter_batches(
+                batches = file.iter_batches(
                     _BATCH_ROWS, columns=[self.text_column], use_threads=False
-                ):
-                    for value in batch.column(0).to_pylist():
-                        yield f"row {next(numbers)}", value
+                )
+                for batch in batches:
+                    for value in _values(batch.column(0)):
+                        yield f"row {number + 1}", value
+                        number += 1
+        except UnicodeDecodeError as error:
+            place = f"{self}, row {number + 1}"
+            raise DataError(f"{place}: not UTF-8 ({error}); mend the file") from error
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(
                 f"{self} is damaged or not Parquet ({error}); copy or download it again"
             ) from error
+
+
+def _values(column: Any) -> Iterable[Any]:
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return (cell.as_py() for cell in column)  # up to the cell that is none

@@ -9,10 +9,10 @@ the order written. No released BERT vocabulary holds one, so words with them are
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ds_bert.compiled import compiled
 from ds_bert.tokenizer import unicode_tables
 from ds_bert.tokenizer.unicode_tables import (
     BLANK,
@@ -98,7 +98,7 @@ class BasicTokenizer:
         return plain
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _split(text, plain_bytes, flags, starts, replacements, words):  # type: ignore[no-untyped-def]
     """Write the lines of words of `text` into `words`.
 
@@ -168,7 +168,7 @@ def _split(text, plain_bytes, flags, starts, replacements, words):  # type: igno
     return length, num_lines, first_invalid, num_invalid
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _decode(text, position):  # type: ignore[no-untyped-def]
     """Code point and size of the UTF-8 sequence at `position`; (-1, 1) if it is invalid."""
     first = np.int64(text[position])
@@ -193,7 +193,7 @@ def _decode(text, position):  # type: ignore[no-untyped-def]
     return code_point, size
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _is_final(text, start, end, flags):  # type: ignore[no-untyped-def]
     """Whether the capital sigma at [start, end) ends a word, in the sense of str.lower().
 

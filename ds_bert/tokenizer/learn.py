@@ -15,7 +15,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from ds_bert.errors import ConfigurationError, DataError
-from ds_bert.text.blocks import BLOCK_BYTES, invalid_utf8
+from ds_bert.text.blocks import invalid_utf8, read_lines
 from ds_bert.text.source import Input
 from ds_bert.tokenizer.basic_tokenizer import BasicTokenizer
 from ds_bert.tokenizer.vocabulary import CONTINUATION, SPECIAL_TOKENS, Vocabulary
@@ -73,7 +73,7 @@ def count_words(
     # disable=None: a bar on a terminal, nothing in a log file.
     bar = tqdm(total=num_bytes, unit="B", unit_scale=True, desc="counting words", disable=None)
     with bar:
-        for source, block in _line_blocks(inputs):
+        for source, block in _blocks(inputs):
             lines = tokenizer.split(block)
             if lines.num_invalid_bytes and not ignore_invalid:
                 raise invalid_utf8([source])
@@ -85,12 +85,11 @@ def count_words(
     return Counter({word.decode(): count for word, count in counts.items()})
 
 
-def _line_blocks(inputs: Sequence[Input]) -> Iterator[tuple[Input, bytes]]:
+def _blocks(inputs: Sequence[Input]) -> Iterator[tuple[Input, bytes]]:
     """Blocks of whole lines, each with the input it is from."""
     for source in inputs:
-        with source.open() as file:
-            while block := file.read(BLOCK_BYTES) + file.readline():
-                yield source, block
+        for block in read_lines(source):
+            yield source, block
 
 
 def learn_vocabulary(

@@ -6,10 +6,10 @@ structure"): every node is a cell, and the child of node n by byte b is the cell
 one comparison, several times less than a step through a hash table.
 """
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ds_bert.compiled import compiled
 from ds_bert.tokenizer.vocabulary import CONTINUATION, Vocabulary
 
 PARENT, CHILDREN, TOKEN = 0, 1, 2  # columns of a cell; TOKEN is -1 where no piece ends
@@ -41,7 +41,7 @@ def build(vocabulary: Vocabulary) -> NDArray[np.int32]:
     )
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _build(text, offsets, tokens, num_start):  # type: ignore[no-untyped-def]
     """Lay out sorted pieces, breadth first, each node's children in the first gap that fits.
 
@@ -87,17 +87,17 @@ def _build(text, offsets, tokens, num_start):  # type: ignore[no-untyped-def]
     return cells
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _free_cells(count):  # type: ignore[no-untyped-def]
     return np.full((count, 3), FREE, np.int32)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _set(row, cell, depth, piece, end):  # type: ignore[no-untyped-def]
     row[0], row[1], row[2], row[3] = cell, depth, piece, end
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _group(text, offsets, depth, piece, end, child_bytes, child_ends):  # type: ignore[no-untyped-def]
     """Group the sorted pieces [piece, end) by their byte at `depth`; returns the group count."""
     count = 0
@@ -111,7 +111,7 @@ def _group(text, offsets, depth, piece, end, child_bytes, child_ends):  # type: 
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _first_fit(cells, gap, child_bytes):  # type: ignore[no-untyped-def]
     """Smallest CHILDREN value, from `gap` on, at which the cells of all children are free."""
     children = gap - child_bytes[0]

@@ -1,7 +1,6 @@
 """WordPiece vocabulary: a text file with one token per line; the line number is the token's id."""
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ds_bert.errors import ConfigurationError, DataError
+from ds_bert.files import parse_json, sync_folder
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL_TOKENS = (PAD, UNK, CLS, SEP, MASK)
@@ -86,7 +86,9 @@ class Vocabulary:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 temporary.write_bytes(self.content)
+                sync_folder(temporary)  # also of a file
                 temporary.replace(path)
+                sync_folder(path.parent)
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
@@ -116,7 +118,7 @@ class Vocabulary:
                 f"{path} exists and is another vocabulary than the one just made; add --overwrite "
                 "to replace it, or name another --vocab_file"
             )
-        self.save(path)
+        self.save(path.resolve())  # a link stays
         return True
 
     @property
@@ -208,7 +210,7 @@ def _download(name: str) -> Path:
 
 def _read_tokenizer_json(path: Path) -> Vocabulary:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         kind, ids = content["model"]["type"], content["model"]["vocab"]
         added = {token["content"]: token["id"] for token in content.get("added_tokens", ())}
     except (OSError, ValueError, LookupError, TypeError) as error:

@@ -8,10 +8,10 @@ Source: google-research/bert, tokenization.py (`FullTokenizer`, `WordpieceTokeni
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ds_bert.compiled import compiled
 from ds_bert.tokenizer import piece_trie
 from ds_bert.tokenizer.basic_tokenizer import NEWLINE_BYTE, SPACE_BYTE, BasicTokenizer
 from ds_bert.tokenizer.piece_trie import CHILDREN, PARENT, TOKEN, WORD_INSIDE, WORD_START
@@ -91,7 +91,7 @@ class WordPieceTokenizer:
         return [tokens[index] for index in self.encode(text.encode("utf-8")).tokens]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _encode(text, trie, unk_id, tokens, sentence_ends, document_ends):  # type: ignore[no-untyped-def]
     """Encode lines of words; `text` ends with a newline, so every word is known to end.
 
@@ -141,7 +141,7 @@ def _encode(text, trie, unk_id, tokens, sentence_ends, document_ends):  # type: 
     return num_tokens, num_sentences, num_documents, num_words, num_unknown
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _longest_piece(text, start, trie, root):  # type: ignore[no-untyped-def]
     """Id and end of the longest piece of the trie below `root` at `start`; (-1, start) if none."""
     token = -1
@@ -158,7 +158,7 @@ def _longest_piece(text, start, trie, root):  # type: ignore[no-untyped-def]
             end = position
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _is_too_long(text, start, end):  # type: ignore[no-untyped-def]
     if end - start <= MAX_WORD_CHARACTERS:  # bytes are no fewer than characters
         return False

@@ -1,7 +1,8 @@
 """The data of each training step: which sequences, in which order, on which rank.
 
 Sample p of a run is row `permuted(p % N)` of epoch p // N. So the position in the data is one
-number, the same for any number of ranks, and no order is ever stored.
+number, the same for any number of ranks, and no order is ever stored. Samples that a run leaves out
+are passed over, so steps and samples are counted apart.
 """
 
 from collections import deque
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from ds_bert.dataset.store import InstanceTable
+from ds_bert.divergence.left_out import NOTHING, LeftOut
 from ds_bert.instances.collate import count_masked_tokens, sequence_lengths
 from ds_bert.model.batch import MASKED_TOKENS, SEQUENCES, Batch, make_batch
 from ds_bert.rng.streams import permuted
@@ -31,10 +33,16 @@ class Step(NamedTuple):
     Attributes:
         micro_batches: the batches of this rank, one for each accumulation step.
         counts: of the step over all ranks, those that losses are divided by; see `Batch.counts`.
+        first_sample: of the step over all ranks.
+        rows: int64 [micro-batches, micro_batch_size], rows of the table.
+        epochs: int64, likewise: those that the masks are made for.
     """
 
     micro_batches: list[Batch]
     counts: dict[str, int]
+    first_sample: int
+    rows: NDArray[np.int64]
+    epochs: NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +62,7 @@ class TrainingBatches:
         masks: how to draw masks; None: as the data set says.
         packed: deal the sequences of a step out so that all micro-batches of all ranks have nearly
             the same number of tokens, rounded up to a multiple of 128.
+        left_out: samples that no step takes.
     """
 
     table: InstanceTable
@@ -65,15 +74,21 @@ class TrainingBatches:
     masking: Literal["dynamic", "static"] = "dynamic"
     masks: MaskSchedule | None = None
     packed: bool = False
+    left_out: LeftOut = NOTHING
 
     def __post_init__(self):
         assert self.train_batch_size % (self.micro_batch_size * self.world_size) == 0
 
-    def step(self, first_sample: int) -> Step:
-        """The step that starts at a sample (0, train_batch_size, ... in a run)."""
+    def step(self, first_sample: int, number: int | None = None) -> Step:
+        """The step that starts at a sample (0, train_batch_size, ... in a run).
+
+        Args:
+            first_sample: over all ranks.
+            number: of the step, from 0; None: as in a run that leaves nothing out.
+        """
         indices, epochs = self._locate(first_sample)
-        step = first_sample // self.train_batch_size
-        masks = self.masks.at(step) if self.masks is not None else None
+        number = first_sample // self.train_batch_size if number is None else number
+        masks = self.masks.at(number) if self.masks is not None else None
         mine = np.split(self._shared_out(indices), self.world_size)[self.rank]
         micro_batches = [
             make_batch(self.table, indices[part], epochs[part], self.seed, masks) for part in mine
@@ -84,23 +99,31 @@ class TrainingBatches:
             micro_batches = [batch.pinned() for batch in micro_batches]
         num_masked_tokens = count_masked_tokens(self.table, indices, epochs, self.seed, masks)
         counts = {SEQUENCES: self.train_batch_size, MASKED_TOKENS: num_masked_tokens}
-        return Step(micro_batches, counts)
+        return Step(micro_batches, counts, first_sample, indices[mine], epochs[mine])
 
     @contextmanager
-    def iterate(self, first_sample: int) -> Iterator[Iterator[Step]]:
-        """Endless steps from a sample on, made in the background while the block runs."""
+    def iterate(self, first_sample: int, number: int | None = None) -> Iterator[Iterator[Step]]:
+        """Endless steps from a sample on, made in the background while the block runs.
+
+        Args:
+            first_sample: over all ranks; what is left out is passed over.
+            number: of the first step, from 0; None: as in a run that leaves nothing out.
+        """
+        number = first_sample // self.train_batch_size if number is None else number
         executor = ThreadPoolExecutor(1, "batches")
         try:
-            yield self._prefetched(executor, first_sample)
+            yield self._prefetched(executor, first_sample, number)
         finally:
             executor.shutdown(cancel_futures=True)
 
-    def _prefetched(self, executor: ThreadPoolExecutor, sample: int) -> Iterator[Step]:
+    def _prefetched(self, executor: ThreadPoolExecutor, sample: int, number: int) -> Iterator[Step]:
         waiting: deque = deque()
         while True:
             while len(waiting) < _STEPS_AHEAD:
-                waiting.append(executor.submit(self.step, sample))
+                sample = self.left_out.next_start(sample, self.train_batch_size)
+                waiting.append(executor.submit(self.step, sample, number))
                 sample += self.train_batch_size
+                number += 1
             yield waiting.popleft().result()
 
     def _shared_out(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:

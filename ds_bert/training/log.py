@@ -1,6 +1,5 @@
 """What a run tells: a line of log, a row of metrics.jsonl, a progress bar on a terminal."""
 
-import json
 import os
 import sys
 import time
@@ -93,7 +92,7 @@ class RunLog:
     def _write(self, kind: str, row: dict[str, Any]) -> None:
         if distributed.rank() != 0:
             return
-        self._unwritten.append(json.dumps({"kind": kind, "step": self._step, **row}) + "\n")
+        self._unwritten.append(files.as_json({"kind": kind, "step": self._step, **row}) + "\n")
         try:
             _append(self._path, "".join(self._unwritten))
             self._unwritten.clear()
@@ -156,7 +155,7 @@ def _drop_rows_after(path: Path, step: int) -> None:
     kept = []
     for line in path.read_bytes().decode("utf-8", "replace").split("\n"):
         try:
-            if json.loads(line)["step"] <= step:
+            if files.parse_json(line)["step"] <= step:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue

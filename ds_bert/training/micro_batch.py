@@ -5,7 +5,6 @@ machine, else measured now. That happens before the run sets its seeds, so it ch
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -117,8 +116,7 @@ def choose(trials: list[Trial]) -> int:
 
 def cache_file() -> Path:
     """Where measured sizes are kept; delete it to measure again."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "ds_bert" / "micro_batch.json"
+    return files.cache_folder() / "micro_batch.json"
 
 
 def _find(plan: Plan, device: torch.device) -> int | None:
@@ -170,7 +168,7 @@ def _fits(plan: Plan, size: Any) -> bool:
 def _recorded_size(record: Path) -> Any:
     """The size in the config.json of a run; None if there is none."""
     try:
-        return json.loads(record.read_text(encoding="utf-8"))["batch"]["micro_batch_size"]
+        return files.parse_json(record.read_text(encoding="utf-8"))["batch"]["micro_batch_size"]
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
@@ -193,7 +191,7 @@ def _facts(plan: Plan, device: torch.device) -> dict[str, Any]:
 def _read_cache(path: Path) -> list[dict[str, Any]]:
     """The entries of the cache; none if it is absent or damaged."""
     try:
-        entries = list(json.loads(path.read_text(encoding="utf-8")))
+        entries = list(files.parse_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return []
     return [entry for entry in entries if isinstance(entry, dict)]

@@ -17,6 +17,7 @@ from ds_bert.checkpoint.folder import CHECKPOINTS, Checkpoint
 from ds_bert.checkpoint.saving import tidy
 from ds_bert.checkpoint.state import load_checkpoint
 from ds_bert.config import TrainingConfig
+from ds_bert.divergence.left_out import roll_back
 from ds_bert.errors import ConfigurationError
 from ds_bert.guards.agreement import PACKAGES, machine, require_agreement
 from ds_bert.guards.lock import RunLock
@@ -38,12 +39,17 @@ def run(config: TrainingConfig, recipe: dict[str, Any]) -> int:
 
 
 def _run(config: TrainingConfig, recipe: dict[str, Any], device: torch.device) -> int:
+    output_dir = Path(config.output_dir)
     if config.dry_run:
+        if config.rollback:
+            roll_back(output_dir, dry_run=True)
         distributed.log(describe(_plan(config, recipe, device)))
         distributed.log("dry run: everything checked, nothing trained")
         return 0
-    with RunLock(Path(config.output_dir)) as lock:
-        finish(Path(config.output_dir) / CHECKPOINTS)
+    with RunLock(output_dir) as lock:
+        finish(output_dir / CHECKPOINTS)
+        if config.rollback:
+            roll_back(output_dir)
         return _train(_plan(config, recipe, device), device, lock)
 
 

@@ -1,10 +1,9 @@
 """The training loop: step, log, validate, save, stop."""
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -12,13 +11,15 @@ from ds_bert import distributed
 from ds_bert.checkpoint.folder import CHECKPOINTS
 from ds_bert.checkpoint.hf_folder import write_model_folder
 from ds_bert.checkpoint.saving import NotSaved, save_checkpoint, tidy
+from ds_bert.divergence.detector import Divergence, DivergenceDetector, as_float
+from ds_bert.divergence.left_out import LeftOut
 from ds_bert.errors import STOPPED_ON_REQUEST, TrainingDiverged
 from ds_bert.evaluation.loop import evaluate
 from ds_bert.evaluation.metrics import MetricSums, total_loss
 from ds_bert.guards import standing
 from ds_bert.guards.agreement import require_equal_replicas
-from ds_bert.model.batch import SEQUENCES
 from ds_bert.training.batches import Step, TrainingBatches
+from ds_bert.training.diverged import stop_diverged
 from ds_bert.training.log import RunLog
 from ds_bert.training.plan import Plan
 from ds_bert.training.signals import stop_signals
@@ -60,6 +61,10 @@ class Trainer:
         self._skips_logged = state.skipped_steps
         self._learning_rate = 0.0  # of the last step; the engine knows that of the next
         self._engine_skips = engine.skipped_steps  # restored with the engine
+        self.detector = DivergenceDetector(self.config, device)
+        scaler: Any = getattr(engine.optimizer, "loss_scaler", None)
+        if hasattr(scaler, "raise_error_at_min_scale"):
+            scaler.raise_error_at_min_scale = False  # max_consecutive_skips decides
 
     def train(self) -> int:
         """Train to `max_steps`; returns the exit code."""
@@ -74,11 +79,18 @@ class Trainer:
             masking=config.masking,
             masks=self.plan.masks,
             packed=config.packed,
+            left_out=LeftOut.of_run(Path(config.output_dir)),
         )
+        if batches.left_out.ranges:
+            distributed.log(f"samples left out: {batches.left_out}")
         self.engine.train()
         self.engine.module.register_forward_pre_hook(standing.moved)
         self._check_replicas()
-        with stop_signals(self.request_stop), self.log, batches.iterate(state.samples) as steps:
+        stop_requests, data = (
+            stop_signals(self.request_stop),
+            batches.iterate(state.samples, state.step),
+        )
+        with stop_requests, self.log, data as steps:
             while state.step < config.max_steps:
                 standing.at("data" if self._has_stepped else "first step", state.step + 1)
                 self._step(next(steps))
@@ -89,7 +101,10 @@ class Trainer:
                     self._log()
                 if last or _is_due(state.step, config.eval_interval):
                     self._validate()
-                stop = distributed.any_rank(self._stop_requested, self.device)
+                flags = (self._stop_requested, self.detector.not_finite)
+                stop, not_finite = distributed.any_rank(flags, self.device)
+                if not_finite:
+                    self._diverged(Divergence("the loss is not a number"))
                 if last or stop or _is_due(state.step, config.save_interval):
                     self._save(is_last=last or stop)
                 if stop and not last:
@@ -109,20 +124,26 @@ class Trainer:
             standing.at("step")
         shares = self.plan.batch.world_size * self.plan.batch.accumulation_steps
         self._learning_rate = self.engine.get_lr()[0]
+        loss_scale = getattr(self.engine.optimizer, "loss_scale", 1.0)
+        self._current = step  # what a capsule is made of
+        self.detector.begin_step()
         for batch in step.micro_batches:
+            self.detector.before_micro_batch()
             sums = self.engine(batch.to(self.device))
             parts = (sums[name].loss / max(step.counts[of], 1) for name, of in self._losses.items())
-            self.engine.backward(sum(parts) * shares)
+            loss = sum(parts)
+            self.engine.backward(loss * shares)
             self.engine.step()
+            self.detector.after_micro_batch(loss)
             self.sums.add(sums, batch.counts)
             self.log.count(batch.num_sequences, batch.num_tokens)
         self._has_stepped = True
-        self._after_step(step)
+        self._after_step(step, loss_scale)
 
-    def _after_step(self, step: Step) -> None:
+    def _after_step(self, step: Step, loss_scale: float) -> None:
         state = self.state
         state.step += 1
-        state.samples += step.counts[SEQUENCES]
+        state.samples = step.first_sample + self.plan.batch.train_batch_size
         skipped = self.engine.skipped_steps - self._engine_skips
         self._engine_skips = self.engine.skipped_steps
         state.skipped_steps += skipped
@@ -130,29 +151,37 @@ class Trainer:
         self.log.advance()
         if skipped:
             distributed.log(f"step {state.step}: skipped, a gradient was not finite")
-        if state.consecutive_skips >= self.config.max_consecutive_skips:
-            raise TrainingDiverged(
-                f"{state.consecutive_skips} steps in a row had non-finite gradients (up to step "
-                f"{state.step}); lower the learning rate or lengthen the warm-up, then start again "
-                "to go on from the last checkpoint"
+        found = self.detector.after_step(
+            state.consecutive_skips,
+            step=state.step,
+            first_sample=step.first_sample,
+            learning_rate=self._learning_rate,
+            gradient_norm=self.engine.get_global_grad_norm(),
+            loss_scale=loss_scale if self.engine.fp16_enabled() else None,
+            skipped=bool(skipped),
+        )
+        if found is not None:
+            self._diverged(found)
+
+    def _diverged(self, found: Divergence) -> NoReturn:
+        with self.log.paused():
+            stop_diverged(
+                found, self.plan, self.engine, self._current, self.detector, self._write_model
             )
 
     def _log(self) -> None:
         metrics = self.sums.over_ranks()
         loss = total_loss(metrics)
-        if not math.isfinite(loss) and self.state.skipped_steps == self._skips_logged:
-            raise TrainingDiverged(
-                f"the loss is not a number before step {self.state.step}; lower the learning rate "
-                "or lengthen the warm-up, then start again to go on from the last checkpoint"
-            )
+        found = self.detector.at_log(loss, self.state.skipped_steps - self._skips_logged)
+        if found is not None:
+            self._diverged(found)
         self._skips_logged = self.state.skipped_steps
-        norm = self.engine.get_global_grad_norm()
         self.log.log_training(
             metrics
             | {
                 "loss": loss,
                 "learning_rate": self._learning_rate,
-                "gradient_norm": None if norm is None else float(norm),
+                "gradient_norm": as_float(self.engine.get_global_grad_norm()),
                 "skipped_steps": self.state.skipped_steps,
             }
         )
@@ -191,6 +220,8 @@ class Trainer:
                     self._write_model,
                     self.before_commit,
                 )
+            except TrainingDiverged as error:
+                self._diverged(Divergence(str(error), 1))
             except NotSaved as error:
                 again = f"start again to go on from the last one in {self.checkpoints}"
                 if is_last:

@@ -103,6 +103,13 @@ def test_padding_of_a_packed_batch_counts_for_nothing(models, batch):
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-7)
 
 
+def test_padding_makes_no_sequence_of_length_zero(batch):
+    exact = batch.padded(len(batch.input_ids))
+    assert len(exact.input_ids) == len(batch.input_ids)
+    for variant in (exact, batch.padded(128), batch.padded(128).padded(1)):
+        assert (variant.cu_seqlens.diff() > 0).all()
+
+
 def test_dropout_is_on_in_training(models, batch):
     ours = models[0].train()
     with torch.no_grad():

@@ -1,6 +1,7 @@
 """Bad input, failures and kills: a message with the cure, and no half data set."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from data_util import arguments, exit_code, file_hashes, names
 
 from ds_bert.dataset.store import TokenStore
 from ds_bert.dataset.verify import verify
+from ds_bert.errors import DataError
 from ds_bert.files import OutputFolder
 
 BAD = {
@@ -197,3 +199,85 @@ def wait_for(path, process):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_output_that_is_a_link(preprocess, tmp_path, text_file, vocab_file, capsys):
+    """Data sets are written where links point to; a link to nothing is refused."""
+    command = arguments(tmp_path, text_file, vocab_file)
+    for part in ("train", "validation"):
+        (tmp_path / "big" / part).mkdir(parents=True)
+        (tmp_path / part).symlink_to(tmp_path / "big" / part)
+    for more in ([], ["--random_seed", 7, "--overwrite"]):
+        assert exit_code(preprocess, *command, *more) == 0
+        for part in ("train", "validation"):
+            assert (tmp_path / part).is_symlink()
+            assert verify(TokenStore.open(tmp_path / "big" / part)) == 5
+        assert names(tmp_path / "big")[0] == "train", "nothing hidden is left"
+    (tmp_path / "train").unlink()
+    (tmp_path / "train").symlink_to(tmp_path / "absent")
+    capsys.readouterr()
+    assert exit_code(preprocess, *command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is a link to" in line and "which does not exist; create that folder" in line
+
+
+def other_version(meta):
+    meta["version"] = 99
+
+
+def foreign(meta):
+    meta["format"] = "something else"
+
+
+UNUSABLE = {
+    "future": (other_version, "has format version 99, this ds_bert reads 1; update ds_bert, or"),
+    "foreign": (foreign, "does not describe a ds_bert token store"),
+    "no JSON": (b'{"format', "copy the data set again, or rebuild it with"),
+    "nested": (b"[" * 100_000, "nested too deeply"),
+    "not UTF-8": (b'"\xff"', "copy the data set again, or rebuild it with"),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_data_sets_that_cannot_be_used(case, preprocess, tmp_path, text_file, vocab_file, capsys):
+    """One line with the remedy; and the remedy works."""
+    command = arguments(tmp_path, text_file, vocab_file, "--validation_fraction", 0)
+    assert exit_code(preprocess, *command) == 0
+    expected = file_hashes(tmp_path / "train")
+    damage, message = UNUSABLE[case]
+    path = tmp_path / "train" / "meta.json"
+    if callable(damage):
+        meta = json.loads(path.read_text())
+        damage(meta)
+        damage = json.dumps(meta).encode()
+    path.write_bytes(damage)
+    with pytest.raises(DataError, match=message):
+        TokenStore.open(tmp_path / "train")
+    capsys.readouterr()
+    assert exit_code(preprocess, *command) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert path.read_bytes() == damage
+    assert exit_code(preprocess, *command, "--overwrite") == 0
+    assert file_hashes(tmp_path / "train") == expected
+
+
+def test_a_run_that_ends_while_another_starts(preprocess, tmp_path, text_file, vocab_file, capsys):
+    """The finished data set of other options is not replaced, though it was not there before."""
+    command = arguments(tmp_path, text_file, vocab_file)
+    original = OutputFolder.__enter__
+
+    def enter(self):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(OutputFolder, "__enter__", original)
+            if not (tmp_path / "train").exists():
+                assert exit_code(preprocess, *command, "--random_seed", 7) == 0
+        return original(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OutputFolder, "__enter__", enter)
+        assert exit_code(preprocess, *command) == 2
+    assert "holds a data set made from other text or options" in capsys.readouterr().err
+    assert TokenStore.open(tmp_path / "train").instances(32).options.random_seed == 7
+    assert exit_code(preprocess, *command, "--random_seed", 7) == 0
+    assert names(tmp_path)[0] == "text.txt", "nothing hidden is left"

@@ -9,17 +9,18 @@ import subprocess
 import sys
 import time
 from itertools import count
+from pathlib import Path
 
 import pytest
 from data_util import arguments, exit_code, file_hashes, names, synthetic_text
 from script_loader import load_script
 
+from ds_bert.dataset import commit, journal
 from ds_bert.dataset import documents as store_documents
-from ds_bert.dataset import journal
 from ds_bert.dataset.npy import NpyWriter
 from ds_bert.dataset.store import TokenStore
 from ds_bert.dataset.verify import verify
-from ds_bert.errors import DataError, SourceUnavailable
+from ds_bert.errors import ConfigurationError, DataError, SourceUnavailable
 from ds_bert.files import OutputFolder
 from ds_bert.instances import exact
 from ds_bert.preprocessing import documents, instances
@@ -315,7 +316,7 @@ def test_left_over_of_a_run_killed_after_its_last_rename(tmp_path, text_files, v
         for part in ("train", "validation")
     }
     places = {part: str(tmp_path / part) for part in fingerprints}
-    identity = {"fingerprints": fingerprints, "folders": places}
+    identity = {"fingerprints": fingerprints, "folders": places, "code": commit.code_version()}
     journal.Journal(hidden / "progress.json", identity)._save()
     assert not preprocess(job).is_new
     assert not hidden.exists()
@@ -386,3 +387,28 @@ def start_process(job):
 def wait_for_record(path, process):
     while not path.exists() and process.poll() is None:
         time.sleep(0.002)
+
+
+def test_work_of_other_code_is_not_gone_on_with(
+    tmp_path, text_files, vocab_file, small_portions, monkeypatch
+):
+    job = options(tmp_path, text_files, vocab_file)
+    with monkeypatch.context() as patch, pytest.raises(Interruption):
+        interrupted_saves(patch, 3, False)
+        preprocess(job)
+    record = tmp_path / ".train.partial/progress.json"
+    before = record.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(commit, "code_version", lambda: "other")
+        with pytest.raises(ConfigurationError, match="made by another version of ds_bert; go on"):
+            preprocess(job)
+    assert record.read_bytes() == before
+    lines = []
+    assert preprocess(job, say=lines.append).is_new
+    assert any(line.startswith("going on") for line in lines)
+
+
+def test_code_version_is_that_of_all_sources_that_decide():
+    assert len(commit.code_version()) == 64
+    house = Path(commit.__file__).parents[1]
+    assert all((house / room).is_dir() for room in commit._DECIDING_ROOMS)

@@ -139,6 +139,17 @@ def test_dataset_folders_give_the_same_data_set(expected, vocab_file, tmp_path):
     assert len(DATA) <= find_inputs([str(tmp_path / "one")])[0].num_bytes <= 2 * len(DATA)
 
 
+def test_state_of_a_dataset_folder(tmp_path):
+    save_to_disk(tmp_path)
+    (source,) = find_inputs([str(tmp_path / "one")])
+    before = source.state()
+    (tmp_path / "one" / "cache").mkdir()
+    assert source.state() == before
+    with next((tmp_path / "one").glob("*.arrow")).open("ab") as file:
+        file.write(b"x")
+    assert source.state() != before
+
+
 def test_hub_data_set(expected, vocab_file, tmp_path, monkeypatch):
     calls = []
 
@@ -318,6 +329,13 @@ def damaged(data):
     return data[:40] + bytes([data[40] ^ 0xFF]) + data[41:]
 
 
+def bad_parquet():
+    file = io.BytesIO()
+    cells = pyarrow.array([b"a"] * 300 + [b"\xe9"])
+    parquet.write_table(pyarrow.table({"text": cells.view(pyarrow.string())}), file)
+    return file.getvalue()
+
+
 BAD = {
     "cut.gz": (gzip.compress(DATA)[:-20], "cut.gz is damaged or incomplete"),
     "cut.xz": (lzma.compress(DATA)[:-20], "cut.xz is damaged or incomplete"),
@@ -334,6 +352,9 @@ BAD = {
     "no.parquet": (DATA, "no.parquet is damaged or not Parquet"),
     "cut.parquet": (parquet_file()[:-9], "cut.parquet is damaged or not Parquet"),
     "text.jsonl": (b'{"text": "a"}\n\ntext', "text.jsonl, line 3: not JSON"),
+    "deep.jsonl": (b"[" * 100_000, "line 1: not JSON (brackets are nested too deeply)"),
+    "deep.json": (b'{"text": ' * 100_000, "line 1: not JSON (brackets are nested too deeply)"),
+    "latin.parquet": (bad_parquet(), "row 301: not UTF-8"),
     "list.jsonl": (b'["a"]\n', "line 1: ['a'], expected an object"),
     "pretty.json": (b'{\n"text": "a"\n}', "line 1: not JSON"),
     "latin.jsonl": (b'{"text": "\xe9"}', "line 1: not JSON"),
@@ -406,6 +427,15 @@ def test_endless_lines_are_refused(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_bytes(b"a\n" * 200 + b"x" * 101)
     with pytest.raises(DataError, match=r"a\.txt, line 201: 100 bytes without a line end"):
         read(tmp_path / "a.txt", sentence_splitter="en")
+
+
+def test_endless_lines_of_tables_are_refused(tmp_path, monkeypatch):
+    """A small file may unpack to more than the memory."""
+    monkeypatch.setattr(streams, "MAX_LINE_BYTES", 100)
+    for name in ("a.csv.gz", "a.jsonl.gz"):
+        (tmp_path / name).write_bytes(gzip.compress(b"text\na\n" + b"x" * 10_000))
+        with pytest.raises(DataError, match=rf"{name}, line .: (100 bytes|not JSON)"):
+            read(tmp_path / name)
 
 
 def test_plain_text_needs_no_packages():

@@ -1,5 +1,6 @@
 """Learning a vocabulary, taking a model's, and the command scripts/create_vocab.py."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -8,9 +9,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from crash_trace import snapshots
+from data_util import exit_code
 from script_loader import load_script
 
 from ds_bert.errors import ConfigurationError, DataError
+from ds_bert.text import blocks, streams
+from ds_bert.text.inputs import find_inputs
 from ds_bert.text.source import Input
 from ds_bert.tokenizer.learn import count_words, learn_vocabulary
 from ds_bert.tokenizer.vocabulary import SPECIAL_TOKENS, Vocabulary, read_model_vocabulary
@@ -122,11 +127,47 @@ def test_words_agree_with_the_tokenizer(tmp_path):
 
 
 def test_files_longer_than_a_block_are_counted_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("ds_bert.tokenizer.learn.BLOCK_BYTES", 64)
+    monkeypatch.setattr("ds_bert.text.blocks.BLOCK_BYTES", 64)
     path = tmp_path / "text.txt"
     path.write_text("some words of a line that is longer than one block, and more\n" * 50)
     assert count_words([Input(path)], True)["block"] == 50
     assert count_words([Input(path)], True).total() == 50 * 14
+
+
+def test_a_line_that_does_not_fit_into_memory_is_refused(main, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 20)
+    monkeypatch.setattr(streams, "MAX_LINE_BYTES", 1000)
+    path = tmp_path / "small.txt.gz"
+    path.write_bytes(gzip.compress(b"a line\n" * 9 + b"x" * 1020))
+    command = ["--input_file", path, "--vocab_file", tmp_path / "vocab.txt"]
+    assert exit_code(main, *command) == 3
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "small.txt.gz, line 10: 1,000 bytes without a line end" in error
+    assert not (tmp_path / "vocab.txt").exists()
+    path.write_bytes(gzip.compress(b"a line\n" * 9 + b"x" * 900))
+    assert sum(count_words(find_inputs([str(path)]), True).values()) == 19
+
+
+def test_a_link_to_the_vocabulary_stays(main, text_file, tmp_path):
+    (tmp_path / "link").symlink_to("real")
+    command = ["--input_file", text_file, "--vocab_file", tmp_path / "link"]
+    for size in (48, 47):
+        assert not exit_code(main, *command, "--vocab_size", size, "--overwrite")
+        assert (tmp_path / "link").is_symlink()
+        assert Vocabulary.read(tmp_path / "real").size == size
+
+
+@pytest.mark.parametrize("kept", [None, 0.0])
+def test_a_crash_leaves_the_old_file_or_the_new_one(kept, main, text_file, tmp_path):
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / "vocab.txt"
+    command = ["--input_file", str(text_file), "--vocab_file", str(path), "--overwrite"]
+    main([*command, "--vocab_size", "48"])
+    taken = snapshots(
+        tmp_path / "data", lambda: main([*command, "--vocab_size", "47"]), tmp_path / "copies", kept
+    )
+    sizes = [Vocabulary.read(snapshot.folder / "vocab.txt").size for snapshot in taken]
+    assert sizes == [48] * (len(sizes) - 1) + [47] and len(sizes) > 2
 
 
 def test_a_small_vocab_size_names_the_number_needed():

@@ -67,8 +67,8 @@ def stopped(recipe: str) -> int:
     """As `train`, with a signal to rank 0 after some steps."""
     after_step = Trainer._after_step
 
-    def stop(trainer, step):
-        after_step(trainer, step)
+    def stop(trainer, *arguments):
+        after_step(trainer, *arguments)
         if trainer.state.step == STOP and distributed.rank() == 0:
             signal.raise_signal(signal.SIGUSR1)
 

@@ -1,0 +1,161 @@
+"""When a run has diverged: the rules, and the figures of the last steps.
+
+A run has diverged when
+    `max_consecutive_skips` steps in a row were skipped, because a gradient was not finite;
+    a step was applied whose loss is not a number;
+    the mean loss of 5 intervals of the log in a row was more than `max_loss_spike` nats above the
+    lowest mean since the run was started.
+All ranks come to the same answer: what they go by is agreed on, or summed over all of them.
+"""
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ds_bert import distributed
+from ds_bert.checkpoint.state import random_state
+from ds_bert.config import TrainingConfig
+
+INTERVALS = 5  # of the log, in a row: a spike that ends by itself is shorter
+STEPS_KEPT = 100
+
+
+class StepFigures(NamedTuple):
+    """Figures of one step.
+
+    Attributes:
+        step: optimizer steps done with it.
+        first_sample: over all ranks.
+        loss: fp32 scalar on the device, this rank's share of the loss in nats.
+        learning_rate: of this step.
+        gradient_norm: over all ranks, before clipping; None: not known.
+        loss_scale: that the gradients were scaled by; None: not in fp16.
+        skipped: whether the weights were left as they are.
+    """
+
+    step: int
+    first_sample: int
+    loss: Tensor
+    learning_rate: float
+    gradient_norm: Any
+    loss_scale: float | None
+    skipped: bool
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """What has gone wrong, and in which of the last steps.
+
+    Attributes:
+        reason: in words, one clause.
+        num_steps: so many of the last steps are bad; None: all from the first loss on that is not a
+            number.
+    """
+
+    reason: str
+    num_steps: int | None = None
+
+
+class DivergenceDetector:
+    """Follows a run and tells when it has diverged; costs no wait for the device.
+
+    Attributes:
+        history: figures of the last steps.
+        losses: scalars on the device, this rank's parts of the last step's loss, by micro-batch.
+        random_states: this rank's generators before each of them.
+    """
+
+    def __init__(self, config: TrainingConfig, device: torch.device):
+        self._config = config
+        self._spikes = SpikeRule(config.max_loss_spike)
+        self.history: deque[StepFigures] = deque(
+            maxlen=max(STEPS_KEPT, (INTERVALS + 1) * config.log_interval)
+        )
+        self.random_states: list[dict[str, Tensor]] = []
+        self.losses: list[Tensor] = []
+        # One process with a GPU meets nobody after a step, so reading a flag would be a wait.
+        self._is_read_each_step = distributed.is_distributed() or device.type == "cpu"
+        self.not_finite: bool | Tensor = False  # for `any_rank`
+
+    def begin_step(self) -> None:
+        """Forget the micro-batches of the step before."""
+        self.random_states, self.losses = [], []
+
+    def before_micro_batch(self) -> None:
+        """Remember what dropout is going to depend on."""
+        self.random_states.append(random_state())
+
+    def after_micro_batch(self, loss: Tensor) -> None:
+        """Take this rank's part of the step's loss, a scalar."""
+        self.losses.append(loss.detach())
+
+    def after_step(self, consecutive_skips: int, **figures: Any) -> Divergence | None:
+        """Take the figures of the step, see `StepFigures`; whether it was one skip too many."""
+        loss = torch.stack(self.losses).sum()
+        self.history.append(StepFigures(loss=loss, **figures))
+        self.not_finite = False
+        if self._is_read_each_step and not self.history[-1].skipped:
+            self.not_finite = ~torch.isfinite(loss)
+        if consecutive_skips < self._config.max_consecutive_skips:
+            return None
+        steps = f"{consecutive_skips} steps in a row" if consecutive_skips > 1 else "a step"
+        reason = f"{steps} had non-finite gradients"
+        if self.history[-1].loss_scale is not None:
+            reason += f", the last at a loss scale of {self.history[-1].loss_scale:g}"
+        return Divergence(reason, consecutive_skips)
+
+    def figures(self) -> list[dict[str, Any]]:
+        """The history as plain values, with the losses of all ranks together (a collective)."""
+        losses = torch.stack([figures.loss for figures in self.history]).double()
+        summed = distributed.sum_over_ranks(losses).tolist()
+        return [
+            figures._asdict() | {"loss": loss, "gradient_norm": as_float(figures.gradient_norm)}
+            for figures, loss in zip(self.history, summed, strict=True)
+        ]
+
+    def at_log(self, loss: float, skips: int) -> Divergence | None:
+        """Whether the mean loss of an interval of the log, over all ranks, is that of a bad run.
+
+        Args:
+            loss: nats.
+            skips: steps of the interval that were skipped; their losses need not be numbers.
+        """
+        if not math.isfinite(loss):
+            return None if skips else Divergence("the loss is not a number")
+        return self._spikes.judge(loss, self.history[-1].step)
+
+
+def as_float(number: Any) -> float | None:
+    """A number, or a tensor of one; None stays."""
+    return None if number is None else float(number)
+
+
+class SpikeRule:
+    """Tells a loss that has gone up and stays there.
+
+    Args:
+        limit: nats above the lowest mean of an interval; 0: there is no such rule.
+    """
+
+    def __init__(self, limit: float):
+        self._limit = limit
+        self._lowest, self._number, self._before = math.inf, 0, 0
+
+    def judge(self, loss: float, step: int) -> Divergence | None:
+        """Take the mean loss of the interval that ends with a step."""
+        is_high = self._limit > 0 and loss > self._lowest + self._limit
+        self._number = self._number + 1 if is_high else 0
+        self._lowest = min(self._lowest, loss)
+        if not is_high:
+            self._before = step
+        if self._number < INTERVALS:
+            return None
+        return Divergence(
+            f"the loss was more than max_loss_spike {self._limit:g} above the lowest one, "
+            f"{self._lowest:.2f}, in {INTERVALS} intervals of the log (now {loss:.2f})",
+            step - self._before,
+        )
