@@ -46,8 +46,9 @@ setup(
     install_requires=[
         "torch>=2.10",
         "deepspeed>=0.19.8,<0.20",
-        "transformers>=5.3",
+        "transformers>=5.10",
         "datasets>=4",
+        "pyarrow>=23.0.1",  # of datasets; the first without CVE-2026-25087
         "numpy>=2.0",
         "numba>=0.62",
         "psutil",

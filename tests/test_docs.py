@@ -10,7 +10,8 @@ from conftest import ROOT
 from ds_bert.config import TrainingConfig
 from ds_bert.preprocessing.options import PreprocessOptions
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+NAMES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+PAGES = [ROOT / name for name in NAMES]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ABSOLUTE_PATH = re.compile(r"(?:^|[\s`'\"(=])(/[A-Za-z][\w.-]*)")

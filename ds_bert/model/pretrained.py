@@ -136,7 +136,10 @@ def load_model(
     """
     try:
         model, info = model_class.from_pretrained(
-            str(folder), output_loading_info=True, dtype=torch.float32
+            str(folder),
+            output_loading_info=True,
+            dtype=torch.float32,
+            trust_remote_code=False,
         )
     except Exception as error:  # safetensors, JSON and OS errors share no base class
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

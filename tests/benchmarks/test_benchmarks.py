@@ -86,6 +86,21 @@ def test_median_and_percentiles(report, monkeypatch):
     assert found == pytest.approx((3.0, 1.8, 4.2))
 
 
+@pytest.mark.parametrize("lines", [False, True])
+def test_names_in_a_chart_are_text(report, lines):
+    import plot
+
+    bad = "<script>alert('&')</script>"
+    values = {"x": [1, 2], "ms": [1.0, 2.0]} if lines else {"ms": 1.0}
+    bars = {**report.bars, "title": bad, "unit": bad} | ({"x": "x"} if lines else {})
+    machine = {"processor": bad, "versions": {"torch": bad}, "commit": bad}
+    rows = [{"case": bad, "impl": bad, **values}]
+    picture = plot.draw({"machine": machine, "bars": bars, "rows": rows})
+    assert "<script" not in picture
+    root = ElementTree.fromstring(picture)
+    assert any(bad in (text.text or "") for text in root.iter("{http://www.w3.org/2000/svg}text"))
+
+
 def test_bars_are_as_long_as_their_values(report):
     import plot
 

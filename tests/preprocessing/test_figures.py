@@ -13,6 +13,7 @@ from script_loader import load_script
 from ds_bert.dataset.format import META
 from ds_bert.dataset.store import TokenStore
 from ds_bert.preprocessing import figures
+from ds_bert.reports import charts
 from ds_bert.reports.corpus import report_page, report_text
 
 
@@ -215,6 +216,8 @@ def test_page_is_well_formed_and_self_contained(tmp_path, text_file, vocab_file)
 def test_title_is_escaped(tmp_path, text_file, vocab_file):
     report = make_store(tmp_path / "train", text_file, vocab_file).meta["report"]
     assert "<h1>a &lt;b&gt; &amp; c</h1>" in report_page(report, "a <b> & c")
+    page = report_page(report, "<script>alert('\"')</script>")
+    assert "<script" not in page and "<script" not in charts.drawing("<script>", {"1": 1})
 
 
 def test_inspection_prints_the_report(preprocess, tmp_path, text_file, vocab_file, capsys):
