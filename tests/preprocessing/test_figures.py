@@ -13,7 +13,7 @@ from script_loader import load_script
 from ds_bert.dataset.format import META
 from ds_bert.dataset.store import TokenStore
 from ds_bert.preprocessing import figures
-from ds_bert.reports.charts import drawing
+from ds_bert.reports import charts
 from ds_bert.reports.corpus import report_page, report_text
 
 
@@ -217,7 +217,7 @@ def test_title_is_escaped(tmp_path, text_file, vocab_file):
     report = make_store(tmp_path / "train", text_file, vocab_file).meta["report"]
     assert "<h1>a &lt;b&gt; &amp; c</h1>" in report_page(report, "a <b> & c")
     page = report_page(report, "<script>alert('\"')</script>")
-    assert "<script" not in page and "<script" not in drawing("<script>", {"1": 1})
+    assert "<script" not in page and "<script" not in charts.drawing("<script>", {"1": 1})
 
 
 def test_inspection_prints_the_report(preprocess, tmp_path, text_file, vocab_file, capsys):
