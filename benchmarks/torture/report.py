@@ -23,10 +23,10 @@ def line(row: Row, eta: str) -> str:
         f"{row.steps_lost} steps lost" if row.steps_lost is not None else "",
         f"equal {_word(row.equal)}" if row.equal is not None else "",
     ]
-    told = [*filter(None, marks), f"[{row.took:.0f} s, ETA {eta}]"]
+    told = f"{', '.join(filter(None, marks))} [{row.took:.0f} s, ETA {eta}]"
     verdict = row.verdict.partition(":")[0]
     happened = row.happened if row.verdict == "good" else row.verdict
-    return f"{verdict:8} {row.name:36} {', '.join(told)}\n{'':8} {happened}"
+    return f"{verdict:8} {row.name:36} {told}\n{'':8} {happened}"
 
 
 def summary(rows: list[Row]) -> str:

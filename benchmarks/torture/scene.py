@@ -213,7 +213,7 @@ class Scene:
         if words not in job.text:
             raise Bad(f'it never said "{words}": {self.words(job)}')
         line = next(line for line in job.text.splitlines() if words in line)
-        self.row.happened = self.shown(line)
+        self.row.happened = self.shown(line.strip())
 
     def close(self) -> int:
         """Undo what lasts longer than processes, and end those; returns how many were left."""
