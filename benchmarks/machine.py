@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("numpy", "numba", "torch", "triton", "transformers", "tokenizers")
+PACKAGES = ("numpy", "numba", "torch", "deepspeed", "triton", "transformers", "tokenizers")
 
 
 @cache

@@ -123,8 +123,16 @@ class Part(TorchCheckpointEngine):
         try:
             yield
         except (OSError, SafetensorError, NotSaved) as error:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            self.problem = self.problem or f"{distributed.name()}: {reason}"
+            self._fail(error)
+        except RuntimeError as error:
+            # What torch.save raises while it closes a file that the disk has refused to take.
+            if not isinstance(error.__context__, OSError):
+                raise
+            self._fail(error.__context__)
+
+    def _fail(self, error: Exception) -> None:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        self.problem = self.problem or f"{distributed.name()}: {reason}"
 
     def makedirs(self, path: Any, exist_ok: bool = False) -> None:
         """DeepSpeed's call to make a folder."""

@@ -77,14 +77,17 @@ class RunLock:
         except BlockingIOError:
             raise _busy(self.folder, _read(self._path)) from None
         except OSError as error:
-            raise ConfigurationError(
-                f"output_dir {self.folder}: cannot be written ({error.strerror}); choose another"
-            ) from None
+            raise _not_writable(self.folder, error) from None
         owner = _read(self._path)
         within_reach = is_locked and owner.get("boot") == _boot_id()
         if owner and not within_reach and _is_alive(self._path, owner):
             raise _busy(self.folder, owner)
-        self._write()
+        try:
+            self._write()
+        except OSError as error:
+            with suppress(OSError):
+                self._path.unlink()
+            raise _not_writable(self.folder, error) from None
         threading.Thread(target=self._beat, name="lock", daemon=True).start()
 
     def _write(self) -> None:
@@ -174,7 +177,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _is_alive(path: Path, owner: dict[str, Any]) -> bool:
     """Whether an owner out of the kernel's reach still gives signs of life; takes up to SILENCE."""
     first = path.stat().st_mtime_ns
-    silent = _now_on_disk_of(path) - first / 1e9
+    # Of a time to come, when a clock was set back, nothing follows.
+    silent = max(0.0, _now_on_disk_of(path) - first / 1e9)
     if silent < SILENCE:
         distributed.log(f"waiting up to {SILENCE - silent:.0f} s: is {_describe(owner)} alive?")
     deadline = time.monotonic() + SILENCE - silent
@@ -200,6 +204,12 @@ def _busy(folder: Path, owner: dict[str, Any]) -> ConfigurationError:
     return ConfigurationError(
         f"output_dir {folder}: another run writes there ({_describe(owner)}); wait for its end, or "
         "choose another output_dir"
+    )
+
+
+def _not_writable(folder: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"output_dir {folder}: cannot be written ({error.strerror}); make room, or choose another"
     )
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import resource
 import shutil
 
 import pytest
@@ -80,6 +81,22 @@ def test_a_full_disk_costs_a_save_and_not_the_run(
     assert names(tmp_path / "run") == {"latest", "step_4", "step_6"}
     weights = load_file(tmp_path / "run/checkpoints/step_6/hf/model.safetensors")
     assert all(torch.equal(tensor, weights[name]) for name, tensor in expected.items())
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_file(tmp_path):
+    part, limits = saving.Part(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        part.save({"weights": torch.zeros(1_000_000)}, tmp_path / "weights.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert part.problem == f"{distributed.name()}: File too large"
+    assert part.sealed == {}
+
+
+def test_an_error_of_the_program_in_a_save_is_no_failing_disk(tmp_path):
+    with pytest.raises(RuntimeError, match="ours"), saving.Part(tmp_path).failing_quietly():
+        raise RuntimeError("ours")
 
 
 def test_a_disk_that_is_full_at_the_end(tmp_path, data, monkeypatch, capsys):

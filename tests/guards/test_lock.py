@@ -104,6 +104,24 @@ def test_an_owner_on_another_host_that_is_silent(tmp_path, quick):
         assert time.monotonic() - start - waited < 0.3, "silent for long: no waiting"
 
 
+def test_an_owner_of_a_time_to_come(tmp_path, quick):
+    write_owner(tmp_path)
+    os.utime(tmp_path / LOCK, (time.time() + 3600,) * 2)
+    start = time.monotonic()
+    with RunLock(tmp_path):
+        assert time.monotonic() - start < 5, "a clock that was set back costs no hour"
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_lock(tmp_path, monkeypatch):
+    def pwrite(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.pwrite", pwrite)
+    with pytest.raises(ConfigurationError, match=r"cannot be written \(No space left on device\)"):
+        RunLock(tmp_path / "run").__enter__()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_locks_of_the_kernel(tmp_path, quick, no_kernel_lock):
     with RunLock(tmp_path), pytest.raises(ConfigurationError, match="another run writes there"):
         RunLock(tmp_path).__enter__()

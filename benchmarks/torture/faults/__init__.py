@@ -1,0 +1,1 @@
+"""The faults, one module a topic; each fault is a function that reads like a test."""
