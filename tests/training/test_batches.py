@@ -148,7 +148,7 @@ def test_packed_steps_hold_the_same_sequences(table, world_size):
     for batch in packed:
         assert len(batch.input_ids) % 128 == 0
         assert batch.cu_seqlens[-1] == len(batch.input_ids)
-        assert batch.cu_seqlens[-2] == batch.num_tokens
+        assert batch.cu_seqlens[batch.num_sequences] == batch.num_tokens
 
 
 def spread(micro_batches):
