@@ -202,6 +202,7 @@ def back(scene: Scene, moment: str) -> None:
     job.signal(SIGKILL)
     scene.ends(job)
     again = scene.goes_on()
+    scene.row.steps_lost = None  # going back is what was asked for
     if tree(folder / "branch_1/step_60") != newest:
         scene.bad("what was newer is not kept in branch_1")
     if "step_60\n" in again.text.partition("encoder")[0]:
