@@ -149,22 +149,22 @@ class Scene:
         if missing:
             raise Bad(f'the message does not say "{missing[0]}": {self.words(job)}')
 
-    def goes_on(self, *flags: str, job: Job | None = None) -> None:
-        """The same command again ends with the weights of an undisturbed run.
+    def goes_on(self, job: Job | None = None) -> Job:
+        """The same command again, without flags, ends with the weights of an undisturbed run.
 
         Args:
-            flags: of train.py.
             job: that run, if it was started already.
         """
         newest = newest_step(self.run)
         if self.row.steps_lost is None and job is None:
             self.row.steps_lost = max(0, self.steps_done() - newest)
             self.row.happened += f"{'; ' * bool(self.row.happened)}goes on from step {newest}"
-        job = job or self._train(flags, **self._last)
+        job = job or self.start_again()
         job.end()
         if any(job.codes):
             raise Bad(f"started again it ended with {job.codes[0]}: {self.words(job)}")
         self.is_undisturbed()
+        return job
 
     def start_again(self, **other: Any) -> Job:
         """Start the last run's command, without what was built in."""

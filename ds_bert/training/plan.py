@@ -228,7 +228,7 @@ def _find_moments(config: TrainingConfig, source: Checkpoint | None) -> Checkpoi
 
 def _check_disk(plan: Plan) -> None:
     folder = Path(plan.config.output_dir)
-    require_folder(folder, "output_dir")
+    require_folder(folder / CHECKPOINTS, "output_dir")
     # One is written while the others stay; those that are there take no further room.
     there = len(list_checkpoints(folder / CHECKPOINTS))
     number = max(1, plan.config.keep_checkpoints + 1 - there)

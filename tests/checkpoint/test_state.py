@@ -98,11 +98,14 @@ def test_a_malicious_file_is_an_error_of_the_checkpoint(
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("kind", ["file", "below a file", "dangling link"])
+@pytest.mark.parametrize("kind", ["file", "below a file", "dangling link", "checkpoints"])
 def test_an_output_that_is_no_folder(tmp_path, data, kind, capsys):
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "gone")
-    place = {"file": "file", "below a file": "file/run", "dangling link": "link"}[kind]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/checkpoints").write_text("")
+    places = {"file": "file", "below a file": "file/run", "dangling link": "link"}
+    place = places.get(kind, "run")
     recipe = write_recipe(tmp_path, data, section={"output_dir": str(tmp_path / place)})
     for flags in ((), ("--dry_run",)):
         assert train(recipe, *flags) == 2

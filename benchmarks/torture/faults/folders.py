@@ -149,15 +149,13 @@ def _dangling(scene: Scene) -> None:
         scene.bad("the link was replaced")
 
 
-@fault("folder.checkpoints.file", "`checkpoints` is a file")
+@fault("folder.checkpoints.file", "`checkpoints` is a file", launches=0.5)
 def _checkpoints(scene: Scene) -> None:
     scene.run.mkdir()
     (scene.run / "checkpoints").write_text("mine\n")
-    job = scene.train()
-    job.end()
-    scene.refuses(job, 2 if 2 in job.codes else 4)
-    (scene.run / "checkpoints").unlink()
-    scene.goes_on()
+    scene.refuses(scene.train(launcher="python"), 2, "no folder")
+    if (scene.run / "checkpoints").read_text() != "mine\n":
+        scene.bad("the file was changed")
 
 
 @fault("folder.checkpoints.moved", "`checkpoints` is moved away while a run writes there")
@@ -203,8 +201,8 @@ def back(scene: Scene, moment: str) -> None:
         job.wait_until((folder / "branch_1").exists, "branch")
     job.signal(SIGKILL)
     scene.ends(job)
-    again = scene.start_again()
-    scene.goes_on(job=again)
+    again = scene.goes_on()
+    scene.row.steps_lost = None  # going back is what was asked for
     if tree(folder / "branch_1/step_60") != newest:
         scene.bad("what was newer is not kept in branch_1")
     if "step_60\n" in again.text.partition("encoder")[0]:
