@@ -89,6 +89,8 @@ def test_absent_file(tmp_path):
         ({"warmup_proportion": float("nan")}, "expected a finite number"),
         ({"lr_scheduler_type": "polynomial"}, "expected one of linear, poly"),
         ({"keep_checkpoints": 1}, "keep_checkpoints: found 1, expected >= 2"),
+        ({"watchdog_seconds": 9}, "watchdog_seconds: found 9, expected 0 or at least 10"),
+        ({"check_interval": -1}, "check_interval: found -1, expected 0 or more"),
         ({"carry_moments": True}, "carry_moments is set without init_from"),
         ({"seed": -1}, "seed: found -1, expected 0 or more"),
     ],
