@@ -148,7 +148,7 @@ def test_packed_steps_hold_the_same_sequences(table, world_size):
     for batch in packed:
         assert len(batch.input_ids) % 128 == 0
         assert batch.cu_seqlens[-1] == len(batch.input_ids)
-        assert batch.cu_seqlens[batch.num_sequences] == batch.num_tokens
+        assert batch.num_tokens in batch.cu_seqlens[-2:], "padding is a sequence, if there is any"
 
 
 def spread(micro_batches):
@@ -206,7 +206,7 @@ def test_iterating_is_the_steps_in_turn(plain_table):
 
 
 def test_an_error_in_the_background_reaches_the_caller(plain_table, monkeypatch):
-    def broken(self, first_sample):
+    def broken(self, *_):
         raise OSError("disk gone")
 
     monkeypatch.setattr(TrainingBatches, "step", broken)
