@@ -11,7 +11,7 @@ VALIDATION, SAVE = 0.15, 0.12  # seconds that one takes at least, of so small a 
 
 def start(scene: Scene, job: Job) -> None:
     """Before the first step: imports, joining the group, checks, the engine."""
-    _later(scene, job, 0.1, 0.9 * scene.stage.seconds_to_start)
+    _later(scene, job, 0.1, 0.9 * scene.stage.seconds_to_start, until="encoder: ")
 
 
 def training(scene: Scene, job: Job) -> None:
@@ -45,7 +45,7 @@ def commit(scene: Scene, job: Job) -> None:
 def resuming(scene: Scene, job: Job) -> None:
     """While a checkpoint is checked and loaded; the run's folder holds some."""
     job.wait_until((scene.run / "run.lock").exists, "lock")
-    _later(scene, job, 0, 0.25 * scene.stage.seconds_to_start)
+    _later(scene, job, 0, 0.25 * scene.stage.seconds_to_start, until="step 31/")
 
 
 # Phase: its moment, and the step up to which the run's folder is filled before.
@@ -73,5 +73,7 @@ def _interval(scene: Scene) -> int:
     return scene.random.randrange(INTERVAL, STEPS - INTERVAL + 1, INTERVAL)
 
 
-def _later(scene: Scene, job: Job, least: float, most: float) -> None:
-    time.sleep(scene.random.uniform(least, most))
+def _later(scene: Scene, job: Job, least: float, most: float, until: str = "") -> None:
+    """Let a random time pass, in seconds; at most until a line comes, if it has not come yet."""
+    deadline = time.monotonic() + scene.random.uniform(least, most)
+    job.wait_until(lambda: time.monotonic() > deadline or (until and until in job.text), "moment")

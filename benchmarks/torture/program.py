@@ -15,6 +15,8 @@ import argparse
 import fnmatch
 import importlib
 import shutil
+import signal
+import sys
 import tempfile
 import time
 import traceback
@@ -45,6 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     if options.list:
         print("\n".join(f"{fault.name:36} {fault.fault}" for fault in faults))
         return 0
+    # In the background a shell lets us ignore it, and so would all that we start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what we have started
     folder = Path(tempfile.mkdtemp(prefix="torture_", dir=options.folder)).resolve()
     stage = Stage(folder, cuda=torch.cuda.device_count() >= RANKS and not options.cpu)
     rows: list[Row] = []

@@ -175,6 +175,7 @@ class Scene:
         self._note(job, job.end(), code=False)
         if any(job.codes):
             raise Bad(f"ended with {job.codes}: {self.words(job)}")
+        self.row.happened = self.row.happened or "goes on to its end"
         self.is_undisturbed()
 
     def is_undisturbed(self) -> None:
@@ -241,7 +242,7 @@ class Scene:
         self.row.seconds = seconds if code or job.struck is not None else None
         killed = len(job.victims) == len(job.codes)
         self.row.happened = self.row.happened or ("" if killed else self.words(job))
-        self.row.codes = ", ".join(map(str, job.codes)) if code else ""
+        self.row.codes = ", ".join(map(str, _once(job.codes))) if code else ""
 
     def shown(self, text: str) -> str:
         """A text without names of this machine, short enough for a table."""
@@ -261,6 +262,11 @@ def newest_step(run: Path) -> int:
 def is_half_written(path: Path) -> bool:
     """Whether this is something that only a run in progress should have."""
     return path.name == "run.lock" or path.name.endswith((".tmp", ".deleting", ".partial"))
+
+
+def _once(codes: list[int]) -> list[int]:
+    """One code for all ranks, where they agree."""
+    return codes[:1] if len(set(codes)) == 1 else codes
 
 
 def _step(line: str) -> int:

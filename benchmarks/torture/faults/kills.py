@@ -42,8 +42,9 @@ def _plain(scene: Scene) -> None:
 
 @fault("kill.three_times", "SIGKILL to all ranks, three times in a row", launches=4)
 def _three_times(scene: Scene) -> None:
-    for phase in ("saving", "training", "commit"):
-        job = run_until(scene, phase)
+    for least in (12, 32, 52):
+        job = scene.train()
+        job.wait_for_line(f"step {scene.random.randrange(least, least + 7)}/")
         job.signal(SIGKILL)
         scene.ends(job)
     scene.goes_on()
