@@ -109,8 +109,12 @@ def test_the_documented_refusal_is_good(stage):
 
 
 def test_what_is_left_running_is_bad_and_ended(stage):
-    row = row_of(stage, lambda scene: scene.jobs.append(job_of(scene.folder, "sleep 100")))
-    assert row.verdict == "BAD: 1 processes were left"
+    def leave(scene: Scene):
+        job = job_of(scene.folder, "sleep 100")
+        job.wait_until(lambda: job.is_any_left, "start")  # it is being replaced by `sleep`
+        scene.jobs.append(job)
+
+    assert row_of(stage, leave).verdict == "BAD: 1 processes were left"
 
 
 def test_an_error_of_the_program_is_a_bad_row_and_a_skip_is_not(stage):
