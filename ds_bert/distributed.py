@@ -23,7 +23,8 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when DeepSpeed is first imported
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-_START = timedelta(minutes=30)  # within which all ranks come, and a collective ends
+_START = timedelta(minutes=30)  # within which a collective ends
+_COME = 600  # seconds within which all ranks come
 _FOUND = timedelta(seconds=30)  # within which a store that answers is known to be our own
 _met: dist.TCPStore | None = None
 
@@ -59,8 +60,11 @@ def log(message: str) -> None:
         sys.stdout.flush()
 
 
-def setup() -> torch.device:
+def setup(seconds_to_come: int = _COME) -> torch.device:
     """Join the process group through DeepSpeed and return this rank's device.
+
+    Args:
+        seconds_to_come: how long to wait for the other ranks; 0: half an hour.
 
     Raises:
         ConfigurationError: the launcher's variables contradict, or another run has its port.
@@ -74,7 +78,7 @@ def setup() -> torch.device:
     else:
         _use_own_share_of_cores()
         _keep_freed_memory()
-    _init_deepspeed(device)
+    _init_deepspeed(device, timedelta(seconds=seconds_to_come) or _START)
     return device
 
 
@@ -108,7 +112,7 @@ def _keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, -1)
 
 
-def _init_deepspeed(device: torch.device) -> None:
+def _init_deepspeed(device: torch.device, patience: timedelta) -> None:
     import deepspeed
     from deepspeed.ops import __compatible_ops__
 
@@ -119,14 +123,14 @@ def _init_deepspeed(device: torch.device) -> None:
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     if world_size() > 1:  # DeepSpeed takes over a group that is there
-        store = dist.PrefixStore("group", _meet())
+        store = dist.PrefixStore("group", _meet(patience))
         dist.init_process_group(
             backend, timeout=_START, world_size=world_size(), rank=rank(), store=store
         )
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, timeout=_START, verbose=False)
 
 
-def _meet() -> dist.TCPStore:
+def _meet(patience: timedelta) -> dist.TCPStore:
     """Find the other ranks of this run, and nobody else, at MASTER_ADDR:MASTER_PORT.
 
     torch alone would let the ranks of a second run wait at the store of the first.
@@ -144,10 +148,10 @@ def _meet() -> dist.TCPStore:
     is_torchruns = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     keeps = rank() == 0 and not is_torchruns
     try:
-        _met = dist.TCPStore(address, port, world_size(), keeps, _START, wait_for_workers=False)
+        _met = dist.TCPStore(address, port, world_size(), keeps, patience, wait_for_workers=False)
         if rank() == 0:
             _met.set("world_size", str(world_size()))
-        _met.wait(["world_size"], _START if is_torchruns else _FOUND)
+        _met.wait(["world_size"], patience if is_torchruns else _FOUND)
     except dist.DistStoreError:
         raise taken from None
     except dist.DistNetworkError as error:
@@ -157,19 +161,20 @@ def _meet() -> dist.TCPStore:
     is_first = _met.add(f"rank/{rank()}", 1) == 1
     if not is_first or int(_met.get("world_size")) != world_size():
         raise taken
-    _wait_for_all(_met)
+    _wait_for_all(_met, patience)
+    _met.set_timeout(_START)
     return _met
 
 
-def _wait_for_all(store: dist.Store) -> None:
+def _wait_for_all(store: dist.Store, patience: timedelta) -> None:
     keys = {f"rank/{other}": f"rank {other}" for other in range(world_size())}
     try:
-        store.wait(list(keys), _START)
+        store.wait(list(keys), patience)
     except dist.DistStoreError:
         missing = ", ".join(name for key, name in keys.items() if not store.check([key]))
         raise RankFailed(
             f"{missing} did not come to {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} "
-            f"within {_START}; look for their errors, and whether their hosts reach that address"
+            f"within {patience}; look for their errors, and whether their hosts reach that address"
         ) from None
 
 

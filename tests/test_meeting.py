@@ -1,12 +1,15 @@
 """Where ranks meet: only those of one run."""
 
 import socket
+from datetime import timedelta
 
 import pytest
 import torch.distributed as dist
 
 from ds_bert import distributed
 from ds_bert.errors import ConfigurationError, RankFailed
+
+SECOND = timedelta(seconds=1)
 
 
 @pytest.fixture
@@ -20,7 +23,7 @@ def port(monkeypatch):
     for name, value in values.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
-    monkeypatch.setattr(distributed, "_FOUND", distributed.timedelta(seconds=1))
+    monkeypatch.setattr(distributed, "_FOUND", SECOND)
     return number
 
 
@@ -34,7 +37,7 @@ def test_rank_0_is_refused_where_somebody_listens(port, monkeypatch):
         listener.bind(("", port))
         listener.listen()
         with pytest.raises(ConfigurationError, match=f"deepspeed --master_port {port + 1}"):
-            distributed._meet()
+            distributed._meet(SECOND)
 
 
 @pytest.mark.parametrize(
@@ -47,25 +50,23 @@ def test_other_ranks_do_not_wait_at_the_store_of_another_run(port, keys):
     for key, value in keys.items():
         store.set(key, value)
     with pytest.raises(ConfigurationError, match=f"MASTER_PORT {port} on 127.0.0.1: found in use"):
-        distributed._meet()
+        distributed._meet(SECOND)
 
 
-def test_a_rank_that_does_not_come_is_named(port, monkeypatch):
-    monkeypatch.setattr(distributed, "_START", distributed.timedelta(seconds=1))
+def test_a_rank_that_does_not_come_is_named(port):
     store = keep_store(port)
     store.set("world_size", "2")
     with pytest.raises(RankFailed, match=f"rank 0 did not come to 127.0.0.1:{port} within 0:00:01"):
-        distributed._meet()
+        distributed._meet(SECOND)
 
 
-def test_an_address_where_nobody_is(port, monkeypatch):
-    monkeypatch.setattr(distributed, "_START", distributed.timedelta(seconds=1))
+def test_an_address_where_nobody_is(port):
     with pytest.raises(RankFailed, match=f"rank 0 did not come to 127.0.0.1:{port}: "):
-        distributed._meet()
+        distributed._meet(SECOND)
 
 
 def test_ranks_of_one_run_meet(port):
     store = keep_store(port)
     store.set("world_size", "2")
     store.add("rank/0", 1)
-    assert distributed._meet() is distributed.store()
+    assert distributed._meet(SECOND) is distributed.store()

@@ -51,7 +51,8 @@ def newest_good(folder: Path, set_aside: bool = False) -> Checkpoint | None:
     than the good one become `step_N.corrupt`, so that the run can write them again.
     """
     damaged: list[Path] = []
-    for path, facts in distributed.on_rank_0(lambda: _list(folder)):
+    for name, facts in distributed.on_rank_0(lambda: _list(folder)):
+        path = folder / name  # hosts may have the disk in different places
         problem: str | None = "no readable manifest"
         if facts is not None:
             problem = find_damage(checkpoint := Checkpoint(path, facts))
@@ -100,8 +101,8 @@ def find_model(path: str) -> tuple[str, Checkpoint | None]:
     return path, None
 
 
-def _list(folder: Path) -> list[tuple[Path, dict[str, Any] | None]]:
-    return [(path, read_manifest(path)) for path in candidates(folder)]
+def _list(folder: Path) -> list[tuple[str, dict[str, Any] | None]]:
+    return [(path.name, read_manifest(path)) for path in candidates(folder)]
 
 
 def _damage_of(checkpoint: Checkpoint, names: list[str]) -> dict[str, str]:

@@ -33,7 +33,7 @@ from ds_bert.training.trainer import State, Trainer
 
 def run(config: TrainingConfig, recipe: dict[str, Any]) -> int:
     """Check, build, restore and train; returns the exit code."""
-    device = distributed.setup()
+    device = distributed.setup(config.watchdog_seconds)
     with Watchdog(config.watchdog_seconds, Path(config.output_dir)):
         return _run(config, recipe, device)
 
@@ -65,10 +65,7 @@ def _train(plan: Plan, device: torch.device, lock: RunLock) -> int:
     engine, state = start(plan, device)
     folder = Path(config.output_dir) / CHECKPOINTS
     if plan.resume_from is not None:
-        _leave_newer(plan, folder, plan.resume_from)
-    if plan.resume_from is not None and plan.resume_from.folder.parent == folder:
-        # What a crash after the last commit has left undone.
-        tidy(folder, plan.resume_from.folder, config.keep_checkpoints, config.keep_every)
+        _settle_in(plan, folder, plan.resume_from)
     if state.step >= config.max_steps:
         distributed.log(f"already finished: {state.step:,} of {config.max_steps:,} steps")
         return 0
@@ -76,17 +73,19 @@ def _train(plan: Plan, device: torch.device, lock: RunLock) -> int:
     return Trainer(plan, engine, state, device, lock.check).train()
 
 
-def _leave_newer(plan: Plan, folder: Path, start: Checkpoint) -> None:
-    """Where the user goes back, the newer checkpoints become a branch."""
-    if plan.config.resume == "auto":
-        return
-    is_own = start.folder.resolve().parent == folder.resolve()
-    branch = set_aside_newer(folder, start.step if is_own else -1)
-    if branch is not None:
-        distributed.log(
-            f"the newer checkpoints are now in {branch}; leave --resume out next time, to go on "
-            "from the newest"
-        )
+def _settle_in(plan: Plan, folder: Path, start: Checkpoint) -> None:
+    """Where the user goes back, the newer checkpoints become a branch; finish a cut-off pruning."""
+    config = plan.config
+    is_own = distributed.from_rank_0(start.folder.resolve().parent == folder.resolve())
+    if config.resume != "auto":
+        branch = set_aside_newer(folder, start.step if is_own else -1)
+        if branch is not None:
+            distributed.log(
+                f"the newer checkpoints are now in {branch}; leave --resume out next time, to go "
+                "on from the newest"
+            )
+    if is_own:
+        tidy(folder, start.folder, config.keep_checkpoints, config.keep_every)
 
 
 def start(plan: Plan, device: torch.device) -> tuple[Any, State]:

@@ -13,11 +13,15 @@ LAUNCHERS = (("torchrun", ""), ("deepspeed", ""), ("deepspeed", "deepspeed.launc
 VICTIMS = {"rank 0": (0,), "rank 1": (1,), "all ranks": ()}
 
 
+# Before the ranks have met nobody but a launcher sees that one is gone, so others wait so long.
+PATIENCE = ("--watchdog_seconds", "30")
+
+
 def kill(scene: Scene, phase: str, ranks: tuple[int, ...], launcher: str = "ranks") -> None:
     """Kill, see all processes end, start again."""
-    job = run_until(scene, phase, launcher=launcher)
+    job = run_until(scene, phase, *PATIENCE, launcher=launcher)
     job.signal(SIGKILL, *map(job.rank, ranks))
-    scene.ends(job)
+    scene.ends(job, limit=80)
     scene.goes_on()
 
 

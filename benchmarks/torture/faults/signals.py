@@ -3,7 +3,7 @@
 from functools import partial
 from signal import SIGINT, SIGKILL, SIGTERM, SIGUSR1
 
-from torture.faults.kills import SLOWLY, left_alone
+from torture.faults.kills import PATIENCE, SLOWLY, left_alone
 from torture.moments import run_until
 from torture.scene import Scene
 from torture.table import fault
@@ -41,9 +41,9 @@ fault("stop.deepspeed", "SIGTERM to rank 1 under deepspeed")(
 
 def stop_early(scene: Scene, phase: str, ranks: tuple[int, ...]) -> None:
     """Before the first step there is nothing to save: any end will do."""
-    job = run_until(scene, phase)
+    job = run_until(scene, phase, *PATIENCE)
     job.signal(SIGTERM, *map(job.rank, ranks))
-    scene.ends(job, {SAVED, 1, 2, 6, *TERMINATED})
+    scene.ends(job, {SAVED, 1, 2, 6, *TERMINATED}, limit=80)
     scene.goes_on()
 
 
@@ -59,7 +59,7 @@ def _twice(scene: Scene) -> None:
     job = scene.train(sabotage=[{"do": "sleep", "place": "step", "seconds": 20, "at": 51}])
     job.wait_for_line("step 25/")  # two micro-batches a step
     job.signal(SIGTERM, job.rank(0), job.rank(1))
-    scene.wait(1.0)
+    scene.wait(2.5)  # within two seconds it would be the same request
     job.signal(SIGTERM, job.rank(0), job.rank(1))
     scene.ends(job, TERMINATED, limit=10)
     scene.goes_on()
