@@ -201,10 +201,10 @@ class Watchdog:
         code = error.exit_code if isinstance(error, UserError) else 1
         text = str(error) or type(error).__name__
         first = self._pin(Note(self._rank, f"{distributed.name()}: {text}", code))
-        if first is None or text not in first.message or first.rank == self._rank:
+        # Of an error that all ranks come to, the first one and rank 0 tell.
+        tells = first is None or first.rank == self._rank or text not in first.message
+        if tells or self._rank == 0:
             report(error)
-        elif self._rank == 0:
-            print(f"error: {first.message}", file=sys.stderr, flush=True)
         self._leave(first, code)
 
     def _wait_for_cause(self) -> None:
