@@ -154,7 +154,7 @@ def test_bad_values(tmp_path, data, capsys, value):
 
 def test_auto_needs_a_batch_that_the_ranks_can_share(tmp_path, data, monkeypatch, capsys):
     monkeypatch.setattr(distributed, "world_size", lambda: 3)
-    monkeypatch.setattr(distributed, "setup", lambda: CPU)
+    monkeypatch.setattr(distributed, "setup", lambda _: CPU)
     assert train(write_recipe(tmp_path, data, **{MICRO_BATCH: "auto"})) == 2
     assert "use train_batch_size 6 or 9" in capsys.readouterr().err
 
