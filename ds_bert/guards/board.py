@@ -6,11 +6,15 @@ if the process that keeps the store is stopped.
 """
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 import torch.distributed as dist
 
-_NOTE, _SEEN, _DONE = "note", "seen", "done"
+from ds_bert.guards.presence import Door, Visitor
+
+_NOTE, _SEEN, _DONE, _DOOR = "note", "seen", "done", "door"
+_PATIENCE = 5.0  # seconds to come to rank 0's door
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,21 @@ class Board:
         # Calls through one connection wait for each other, and the group's may wait for long.
         self._store = dist.TCPStore(store.host, store.port, wait_for_workers=False)
         self._rank, self._world_size = rank, world_size
+        self._visitor: Visitor | None = None
+        if rank == 0:
+            self._door = Door(world_size)
+            self._store.set(_DOOR, str(self._door.port))
+
+    def attend(self) -> None:
+        """Let rank 0 see when this rank ends; without, it takes the watchdog's patience."""
+        if self._rank:
+            with suppress(OSError):
+                port = int(self._store.get(_DOOR))
+                self._visitor = Visitor(self._store.host, port, self._rank, _PATIENCE)
+
+    def ended(self) -> set[int]:
+        """On rank 0: ranks whose processes seem to have ended before they were done."""
+        return self._door.ended() if self._rank == 0 else set()
 
     def pin(self, note: Note) -> Note:
         """Leave a note; returns the first that was left, this or another."""
@@ -82,6 +101,8 @@ class Board:
     def done(self) -> None:
         """This rank has come to its end and does not need the store any more."""
         self._store.add(_DONE, 1)
+        if self._visitor is not None:
+            self._visitor.leave()
 
     def all_done(self) -> bool:
         """Whether every rank has come to its end."""

@@ -91,6 +91,7 @@ class Watchdog:
     def _talk(self) -> None:
         board, count = self._board, 0
         assert board is not None
+        board.attend()
         while not self._left.wait(TICK):
             try:
                 board.beat(self._own_beat(count))
@@ -131,6 +132,9 @@ class Watchdog:
         """Why the run has to end, as far as this rank knows."""
         if self._lost_since is not None and self._clock - self._lost_since > GONE:
             return self._gone(0)
+        for rank in self._board.ended() if self._board is not None else ():
+            if self._clock - self._heard[rank][1] > GONE:  # a connection alone may be cut off
+                return self._gone(rank)
         if not self._seconds:
             return None
         if self._board is None or self._rank == 0:

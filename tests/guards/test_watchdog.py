@@ -84,6 +84,19 @@ def is_killed(rank):
     raise RuntimeError("[../third_party/gloo] Connection closed by peer [127.0.0.1]:1")
 
 
+def is_killed_unnoticed(rank):
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    standing.at("start")  # in which the others wait longest
+    in_a_collective(rank)
+
+
+def is_killed_at_the_end(rank):
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise SystemExit(0)
+
+
 def sleeps(rank):
     if rank == 1:
         in_a_collective(rank)
@@ -112,24 +125,24 @@ def ends_late(rank):
     raise SystemExit(0)
 
 
-def run_rank(fault, rank, world_size, port, folder):
+def run_rank(fault, rank, world_size, port, folder, limit):
     sys.stderr = (folder / f"stderr_{rank}").open("w", buffering=1)
     os.dup2(sys.stderr.fileno(), 2)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size))
     watchdog.TICK, watchdog.LATE, watchdog.GONE, watchdog.GRACE = 0.1, 1.2, 1.0, 0.6
     if world_size > 1:
         distributed._met = dist.TCPStore("127.0.0.1", port, world_size, rank == 0)
-    with Watchdog(LIMIT, folder):
+    with Watchdog(limit, folder):
         work(rank, fault)
 
 
-def end_of(fault, folder, world_size=2):
+def end_of(fault, folder, world_size=2, limit=LIMIT):
     """Exit codes, and what each rank wrote to stderr."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch.distributed", "deepspeed", "test_watchdog"])
     port = free_port()
     ranks = [
-        context.Process(target=run_rank, args=(fault, rank, world_size, port, folder))
+        context.Process(target=run_rank, args=(fault, rank, world_size, port, folder, limit))
         for rank in range(world_size)
     ]
     for process in ranks:
@@ -183,6 +196,16 @@ def test_a_rank_that_was_killed_is_named(tmp_path):
     assert codes == [6, -signal.SIGKILL]
     assert "ended without a message, last in step" in told[0]
     assert "Traceback" not in told[0]
+
+
+@pytest.mark.parametrize("fault", [is_killed_unnoticed, is_killed_at_the_end])
+def test_a_rank_that_was_killed_is_missed_before_any_limit(tmp_path, fault):
+    begin = time.monotonic()
+    codes, told = end_of(fault, tmp_path, world_size=3, limit=600)
+    assert codes[:2] == [6, -signal.SIGKILL]
+    assert "rank 1 (" in told[0]
+    assert "ended without a message, last in step" in told[0]
+    assert time.monotonic() - begin < 30
 
 
 def test_a_rank_without_progress_is_named_with_its_line(tmp_path):
