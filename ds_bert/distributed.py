@@ -114,9 +114,12 @@ def _keep_freed_memory() -> None:
 
 def _init_deepspeed(device: torch.device, patience: timedelta) -> None:
     import deepspeed
+    from deepspeed.accelerator import get_accelerator
     from deepspeed.ops import __compatible_ops__
 
     if device.type == "cpu":
+        # A CPU without such instructions is slow in fp16, yet right: enough to try a recipe.
+        get_accelerator().is_fp16_supported = lambda: True
         # Used by inference only, yet init_distributed would compile it for a minute or more.
         __compatible_ops__["deepspeed_shm_comm"] = False
     if dist.is_initialized():

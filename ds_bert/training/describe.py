@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
+from ds_bert import distributed
 from ds_bert.model import pretrained
 from ds_bert.training.deepspeed_config import precision, zero_stage
 from ds_bert.training.plan import Plan, checkpoint_bytes
@@ -35,12 +36,19 @@ def describe(plan: Plan) -> str:
         "steps": f"{config.max_steps:,} = {samples:,} sequences = {samples / num_rows:.2f} epochs",
         "schedule": f"{config.lr_scheduler_type}, warm-up {config.num_warmup_steps:,} steps",
         "optimizer": f"{plan.optimizer['type']} {plan.optimizer['params']}",
-        "precision": f"{precision(plan.engine_config)}, ZeRO stage "
-        f"{zero_stage(plan.engine_config)}",
+        "precision": _precision(plan),
         "checkpoint": f"about {checkpoint_bytes(plan) / 1e6:,.0f} MB each, "
         f"{config.keep_checkpoints} kept in {config.output_dir}/checkpoints",
     }
     return "\n".join(f"{name:>16}: {text}" for name, text in rows.items())
+
+
+def _precision(plan: Plan) -> str:
+    kind = precision(plan.engine_config)
+    text = f"{kind}, ZeRO stage {zero_stage(plan.engine_config)}"
+    if kind == "fp16" and distributed.local_device().type == "cpu":
+        text += "; slow if this CPU has no fp16 instructions, bf16 and fp32 are not"
+    return text
 
 
 def as_record(plan: Plan) -> dict[str, Any]:

@@ -145,9 +145,13 @@ def test_the_second_phase_starts_from_the_first(tmp_path, data, finished, carry_
         assert bool((moments >= 0.99 * values["exp_avg_sq"]).all()) is carry_moments
 
 
-def test_fp16_is_accepted(tmp_path, data):
+def test_fp16_trains_on_any_cpu(tmp_path, data, monkeypatch, capsys):
+    from deepspeed.accelerator import get_accelerator
+
+    monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: False)
     recipe = write_recipe(tmp_path, data, fp16={"enabled": True, "initial_scale_power": 4})
-    assert train(recipe, "--dry_run") == 0
+    assert train(recipe, "--max_steps", 2) == 0
+    assert "precision: fp16, ZeRO stage 1; slow if this CPU" in capsys.readouterr().out
 
 
 def test_autocast_trains(tmp_path, data, capsys):
