@@ -142,6 +142,7 @@ class TrainingConfig:
         positive = ("max_seq_length", "max_steps", "log_interval", "eval_batch_size")
         for name in (*positive, "max_consecutive_skips"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        require(self.max_steps <= 10**9, "max_steps", self.max_steps, "at most 1,000,000,000")
         size = self.eval_batch_size
         require(size <= MAX_MICRO_BATCH, "eval_batch_size", size, f"at most {MAX_MICRO_BATCH:,}")
         require(self.seed < 2**63, "seed", self.seed, "below 2**63")

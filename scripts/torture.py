@@ -11,5 +11,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1] / "benchmarks")
 
 from torture.program import main
 
+from ds_bert.errors import exit_with
+
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

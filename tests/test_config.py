@@ -81,6 +81,7 @@ def test_absent_file(tmp_path):
     [
         ({"max_steps": 0}, "max_steps: found 0, expected at least 1"),
         ({"eval_batch_size": 10**12}, "eval_batch_size: found 1000000000000, expected at most"),
+        ({"max_steps": 10**30}, "expected at most 1,000,000,000"),
         ({"max_steps": "7"}, "max_steps: found '7', expected int"),
         ({"max_steps": True}, "max_steps: found True, expected int"),
         ({"warmup_steps": 11, "max_steps": 10}, "expected between 0 and max_steps"),

@@ -1,5 +1,6 @@
 """What a run is going to do: everything checked and every number resolved before it starts."""
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -175,11 +176,12 @@ def _check_objective(config: TrainingConfig, table: InstanceTable) -> None:
     found, expected = table.options.objective, OBJECTIVES[config.objective].instances
     if found != expected:
         folder = table.store.folder
+        other = shlex.quote(f"{folder}_{expected.replace('+', '_')}")
         raise ConfigurationError(
             f"objective {config.objective} needs instances of {expected}, {folder} has those of "
             f"{found}; set objective to {found}, or make them of the same text: ds-bert preprocess "
             f"--objective {expected} --max_seq_length {config.max_seq_length} "
-            f"--output_dir {folder}_{expected.replace('+', '_')}"
+            f"--output_dir {other}"
         )
 
 
