@@ -90,7 +90,7 @@ def snapshots(
 
 
 def sample(items: list[Snapshot], most: int) -> list[Snapshot]:
-    """At most so many of them, evenly, the first and the last included; all if ALL_CRASHES is set."""
+    """At most so many of them, evenly, first and last included; all where ALL_CRASHES is set."""
     if len(items) <= most or os.environ.get("ALL_CRASHES"):
         return items
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
