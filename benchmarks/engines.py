@@ -1,4 +1,4 @@
-"""What drives ds_bert's model in gpu_steps.py: DeepSpeed, or plain torch where there is none."""
+"""What drives ds_bert's model in gpu/steps.py: DeepSpeed, or plain torch where there is none."""
 
 from pathlib import Path
 from typing import Any

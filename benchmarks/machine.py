@@ -47,7 +47,9 @@ def write(name: str, rows: list[dict[str, Any]], bars: dict[str, str] | None = N
     path = Path(os.environ.get("OUT") or ROOT / "benchmarks/results") / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"machine": facts(), **({"bars": bars} if bars else {}), "rows": rows}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    beside = path.with_suffix(".tmp")  # who is killed while writing leaves the rows before
+    beside.write_text(json.dumps(content, indent=1) + "\n")
+    beside.replace(path)
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 

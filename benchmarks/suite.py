@@ -1,4 +1,4 @@
-"""What all gpu_*.py share: the device, the rows, the file they go to and the exit code.
+"""What all of gpu/ share: the device, the rows, the file they go to and the exit code.
 
 A row has a `case` (the problem) and either an `impl` with its `ms` or a verdict `passed`. Rows are
 written as they come, so a run that is cut short leaves what it has. Exit codes: 0, 1 if a check or
@@ -8,15 +8,20 @@ an implementation failed, 2 without the device that was asked for.
 import argparse
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
+from threading import Lock
 from typing import Any
 
 import torch
 from machine import write
 from timing import Timing, median_time, peak_memory
 from torch import Tensor
+
+_START, _SPARE = time.monotonic(), 10.0  # seconds; the second for imports before this one
+COPY_BYTES = {"cuda": 4 << 30, "cpu": 1 << 20}
 
 
 class Report:
@@ -31,11 +36,13 @@ class Report:
     def __init__(self, name: str, bars: dict[str, str], device: torch.device, smoke: bool):
         self.name, self.bars, self.device, self.smoke = name, bars, device, smoke
         self.rows: list[dict[str, Any]] = []
+        self._lock = Lock()
 
     def add(self, line: str, **row: Any) -> None:
-        self.rows.append(row)
-        write(self.name, self.rows, self.bars)
-        print(line, flush=True)
+        with self._lock:
+            self.rows.append(row)
+            write(self.name, self.rows, self.bars)
+            print(line, flush=True)
 
     def check(
         self,
@@ -124,6 +131,19 @@ class Report:
         return 0 if all(verdicts) else 1
 
 
+def seconds_left() -> float:
+    """Until gpu_suite kills this process, with a little to spare; for ever without it."""
+    return float(os.environ.get("LIMIT_SECONDS", "inf")) - time.monotonic() + _START - _SPARE
+
+
+def copy_speed(device: torch.device) -> float:
+    """Bytes per second, read and written, of a large copy."""
+    source = torch.ones(COPY_BYTES[device.type] // 4, device=device)
+    target = torch.empty_like(source)
+    timing = median_time(lambda: target.copy_(source), device)
+    return 2 * source.nbytes / timing.median * 1e3
+
+
 def relative_errors(
     names: Iterable[str], found: Iterable[Tensor], exact: Iterable[Tensor]
 ) -> dict[str, float]:
@@ -138,7 +158,9 @@ def require(*packages: str) -> None:
     """Exit with 2 and a line where a package is missing; call it before what imports them."""
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
-        _refuse(f"found no package {', '.join(missing)}, expected it; see benchmarks/gpu.sh")
+        _refuse(
+            f"found no package {', '.join(missing)}, expected it; see benchmarks/gpu_suite/needs.py"
+        )
 
 
 def start(name: str, description: str, bars: dict[str, str]) -> Report:

@@ -1,4 +1,4 @@
-"""Who trains in gpu_steps.py: ds_bert, and Hugging Face's model."""
+"""Who trains in gpu/steps.py: ds_bert, and Hugging Face's model."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

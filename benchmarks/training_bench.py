@@ -1,4 +1,4 @@
-"""Rows of gpu_steps.py: an arm trains on a table for a while, its steps become figures."""
+"""Rows of gpu/steps.py: an arm trains on a table for a while, its steps become figures."""
 
 import gc
 import time
@@ -40,7 +40,7 @@ class Sample(NamedTuple):
 
 
 class Bench:
-    """One model and its arms, which are kept for all of its cells."""
+    """One model and one arm at a time, so that it has the memory for itself."""
 
     def __init__(self, report: Report, model: str, stores: dict[str, TokenStore], folder: Path):
         self.report, self.model, self.stores, self.folder = report, model, stores, folder
@@ -48,16 +48,27 @@ class Bench:
         store = stores["real"]
         self.length = max(store.sequence_lengths)
         self.config = read_model_config(model, store.vocabulary, self.length)
-        self._arms: dict[str, Any] = {}
-        self._bytes: dict[str, int] = {}  # what each keeps between its steps
+        self._name: str | None = None
+        self._arm: Any = None
+        self._before = 0  # bytes that were allocated before the arm
 
     def arm(self, impl: str) -> Any:
-        """The arm of that name, built if it is new."""
-        if impl not in self._arms:
-            before = self._allocated()
-            self._arms[impl] = self._build(impl)
-            self._bytes[impl] = self._allocated() - before
-        return self._arms[impl]
+        """The arm of that name; another one is freed first, so keep no reference to it."""
+        if impl != self._name:
+            self.free()
+            self._before = self._allocated()
+            self._arm, self._name = self._build(impl), impl
+        return self._arm
+
+    def free(self) -> None:
+        """Give back the memory of the arm."""
+        if self._arm is not None:
+            _loosen(self._arm)
+        self._arm = self._name = None
+        torch._dynamo.reset()  # whose guards know the model; other sizes count against a limit
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _build(self, impl: str) -> Any:
         if impl.startswith("Hugging Face"):
@@ -74,25 +85,19 @@ class Bench:
     def works(self, impl: str, kind: str, length: int) -> Iterator[tuple[Iterator[Work], int]]:
         """Optimizer steps after one that compiles, and the sequences of their micro-batches."""
         size = micro_batch_size(kind, length, TOKENS[self.report.smoke])
-        arm = self.arm(impl)
-        with arm.works(self.stores[kind].instances(length), size) as works:
+        with self.arm(impl).works(self.stores[kind].instances(length), size) as works:
             next(works).run()
-            yield works, size // arm.parts
+            yield works, size // self.arm(impl).parts
 
     def measure(self, case: str, impl: str, kind: str, length: int, **facts: Any) -> float:
         """Add the row of one arm; returns its sequences per second."""
-        self.arm(impl)
-        others = self._allocated() - self._bytes[impl]
         with self.works(impl, kind, length) as (works, size):
             if self.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             row = figures(self._samples(works), self.device) | {"micro_batch_size": size}
         row["engine"] = self.arm(impl).engine_name
         if self.device.type == "cuda":
-            row["peak_bytes"] = torch.cuda.max_memory_allocated() - others
-            gc.collect()
-            # Again, for an optimizer's state comes at its first step.
-            self._bytes[impl] = self._allocated() - others
+            row["peak_bytes"] = torch.cuda.max_memory_allocated() - self._before
         self.report.add(line(case, impl, row), case=case, impl=impl, **row, **facts)
         return row[VALUE]
 
@@ -130,6 +135,15 @@ class Bench:
 
     def _allocated(self) -> int:
         return torch.cuda.memory_allocated() if self.device.type == "cuda" else 0
+
+
+def _loosen(arm: Any) -> None:
+    """Undo what would keep an arm's tensors alive without it."""
+    if hasattr(engine := getattr(arm, "engine", None), "destroy"):
+        engine.destroy()
+    for parameter in arm.model.parameters():
+        vars(parameter).clear()  # DeepSpeed's bound methods: cycles that Python cannot collect
+        parameter.grad = None
 
 
 def micro_batch_size(kind: str, length: int, num_tokens: int) -> int:

@@ -27,7 +27,7 @@ from torch._dynamo.utils import counters
 from transformers.models.bert.modeling_bert import BertLayer
 
 from ds_bert.model.attention import choose_attention, looped_attention
-from ds_bert.model.encoder import Encoder
+from ds_bert.model.encoder import Encoder, attention_length
 from ds_bert.model.fp8 import fp8_linear
 
 BARS = {"title": "One encoder layer, 65,536 tokens", "value": "ms", "unit": "ms"}
@@ -39,7 +39,6 @@ SIZES = {
 TINY = {"tiny": {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 1}}
 CASES = (("real", 512), ("full", 128))
 NAMES = ("output", "dhidden", "dweights")
-MAX_LENGTH = 512  # what attention is told
 
 
 class Problem:
@@ -48,6 +47,7 @@ class Problem:
     def __init__(self, config: BertConfig, lengths: list[int], device: torch.device, dtype):
         self.config, self.lengths, self.device, self.dtype = config, lengths, device, dtype
         self.weights = BertLayer(config).state_dict()
+        self.max_length = attention_length(lengths)
         size, count = config.hidden_size, sum(lengths)
         self.hidden = torch.randn(count, size, device=device).to(dtype).requires_grad_()
         self.gradient = torch.randn(count, size, device=device).to(dtype)
@@ -61,7 +61,7 @@ class Problem:
 
 
 def forward(encoder: Encoder, layer: nn.Module, problem: Problem, hidden: Tensor) -> Tensor:
-    return encoder.layer(layer, hidden, problem.borders, MAX_LENGTH)
+    return encoder.layer(layer, hidden, problem.borders, problem.max_length)
 
 
 def results(encoder: Encoder, layer: nn.Module, problem: Problem) -> list[Tensor]:

@@ -17,15 +17,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # what benchmarks 
 import torch
 from ds_bert_kernels import lamb, reference
 from ds_bert_kernels.reference import Segment
-from suite import Report, start
-from timing import median_time
+from suite import Report, copy_speed, start
 from torch import Tensor
 from transformers import BertConfig, BertForPreTraining
 
 BARS = {"title": "One optimizer step, all parameters on one GPU", "value": "ms", "unit": "ms"}
 STEPS = 3
 TOLERANCE = 2e-6
-COPY_BYTES = {False: 4 << 30, True: 1 << 20}  # by whether it is a smoke test
 # Bytes per parameter as written in kernels/lamb.py, where all but the gradient is fp32. The tables
 # of pieces, about 40 bytes for 4,096 parameters, are left out.
 MOMENTS_BYTES = 5 * 4  # reads p, m, v, writes m, v; the gradient comes on top
@@ -139,16 +137,10 @@ def check(report: Report, name: str, partition: Partition, dtype) -> None:
 
 def bandwidth(report: Report) -> float:
     """Bytes per ms, read and written, of a large copy."""
-    source = torch.ones(COPY_BYTES[report.smoke] // 4, device=report.device)
-    target = torch.empty_like(source)
-    timing = median_time(lambda: target.copy_(source), report.device)
-    speed = 2 * source.nbytes / timing.median
-    report.add(
-        f"bandwidth of a copy {speed / 1e9:.3f} TB/s",
-        case=f"copy of {source.nbytes} bytes",
-        bytes_per_second=speed * 1e3,
-    )
-    return speed
+    speed = copy_speed(report.device)
+    line = f"bandwidth of a copy {speed / 1e12:.3f} TB/s"
+    report.add(line, case="a large copy", bytes_per_second=speed)
+    return speed / 1e3
 
 
 def measure(report: Report, name: str, partition: Partition, bytes_per_ms: float) -> None:

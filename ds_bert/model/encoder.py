@@ -1,6 +1,6 @@
 """BERT's embeddings and layers on unpadded tokens, from the parameters of stock modules."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -41,7 +41,7 @@ class Encoder:
         hidden = self._embed(
             bert.embeddings, batch.input_ids, batch.token_type_ids, batch.position_ids
         )
-        max_length = -(-max(batch.sequence_lengths) // _LENGTH_STEP) * _LENGTH_STEP
+        max_length = attention_length(batch.sequence_lengths)
         for layer in bert.encoder.layer:
             hidden = self.layer(layer, hidden, batch.cu_seqlens, max_length)
         return hidden
@@ -51,6 +51,11 @@ class Encoder:
     ) -> Tensor:
         """One layer of [T, H]; see `ds_bert.model.attention` for the borders of sequences."""
         return self._layer(layer, hidden, cu_seqlens, max_length, self._attention, self._linear)
+
+
+def attention_length(sequence_lengths: Iterable[int]) -> int:
+    """The `max_length` that attention is given: that of the longest sequence or a little more."""
+    return -(-max(sequence_lengths) // _LENGTH_STEP) * _LENGTH_STEP
 
 
 def _embed(embeddings: nn.Module, *ids: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
-"""The Triton LAMB in the interpreter against its plain-torch twin."""
+"""The Triton LAMB in the interpreter, or on a GPU, against its plain-torch twin."""
 
 import pytest
 import torch
 from ds_bert_kernels import lamb, reference
 from ds_bert_kernels.reference import Segment
+from gpu_marks import NEEDS_GPU
 
 CASES = {
     "small tensors and padding": ([7, 1, 40, 13], 0, 3),
@@ -25,23 +26,31 @@ def make_segments(sizes, offset):
     return segments, position
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
+@pytest.mark.parametrize(
+    ("device", "dtype"),
+    [
+        ("cpu", torch.float32),
+        ("cpu", torch.float16),
+        pytest.param("cuda", torch.float32, marks=NEEDS_GPU),
+        pytest.param("cuda", torch.bfloat16, marks=NEEDS_GPU),
+    ],
+)
 @pytest.mark.parametrize("scale", [None, 0.5])
 @pytest.mark.parametrize("case", CASES, ids=lambda name: name.replace(" ", "_"))
-def test_equal_to_its_twin(case, scale, dtype):
+def test_equal_to_its_twin(case, scale, device, dtype):
     sizes, offset, padding = CASES[case]
     segments, size = make_segments(sizes, offset)
     generator = torch.Generator().manual_seed(1)
-    parameter = torch.randn(size + padding, generator=generator)
-    gradient = torch.randn(size + padding, generator=generator).to(dtype)
-    states = [[parameter.clone(), *torch.zeros(2, size + padding)] for _ in range(2)]
+    parameter = torch.randn(size + padding, generator=generator).to(device)
+    gradient = torch.randn(size + padding, generator=generator).to(device, dtype)
+    states = [[parameter.clone(), *parameter.new_zeros(2, size + padding)] for _ in range(2)]
     for step in range(1, 4):
         for (p, m, v), module in zip(states, (reference, lamb), strict=True):
             corrections = (1 - 0.9**step, 1 - 0.999**step)
             norms = module.lamb_moments(
                 p, gradient * step, m, v, segments, len(sizes), betas=(0.9, 0.999), eps=1e-6,
                 bias_corrections=corrections,
-                gradient_scale=None if scale is None else torch.tensor(scale),
+                gradient_scale=None if scale is None else torch.tensor(scale, device=device),
             )  # fmt: skip
             assert norms.shape == (2, len(sizes))
             module.lamb_apply(

@@ -1,4 +1,4 @@
-"""The Triton head in the interpreter against float64, no worse than plain torch.
+"""The Triton head in the interpreter, or on a GPU, against float64, no worse than plain torch.
 
 The interpreter computes bf16 wrongly, so bf16 is compiled only (test_compiled_kernels.py).
 """
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from ds_bert_kernels import reference
 from ds_bert_kernels.masked_lm_head import masked_lm_loss
+from gpu_marks import NEEDS_GPU
 
 SHAPES = [(1, 8, 8), (5, 1000, 100), (37, 1000, 64), (16, 5000, 33)]
 CHUNKED = 3 * 5120 * 4  # bytes of logits: a few rows at a time
@@ -46,10 +47,18 @@ def errors(found, expected):
 @pytest.mark.parametrize("limit", [1 << 30, CHUNKED], ids=["one_chunk", "chunks"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float16, 3e-4)], ids=["fp32", "fp16"]
+    ("device", "dtype", "tolerance"),
+    [
+        ("cpu", torch.float32, 2e-6),
+        ("cpu", torch.float16, 3e-4),
+        pytest.param("cuda", torch.float32, 2e-6, marks=NEEDS_GPU),
+        pytest.param("cuda", torch.float16, 3e-4, marks=NEEDS_GPU),
+        pytest.param("cuda", torch.bfloat16, 2.4e-3, marks=NEEDS_GPU),
+    ],
 )
-def test_no_worse_than_torch(shape, dtype, tolerance, limit):
+def test_no_worse_than_torch(shape, device, dtype, tolerance, limit):
     tensors, labels = inputs(*shape, dtype)
+    tensors, labels = [tensor.to(device) for tensor in tensors], labels.to(device)
     exact = run(float64, [tensor.double() for tensor in tensors], labels)
     plain = run(reference.masked_lm_loss, tensors, labels)
     ours = run(masked_lm_loss, tensors, labels, max_logits_bytes=limit)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from gpu_marks import NEEDS_GPU
 
 from ds_bert.model import attention
 from ds_bert.model.attention import (
@@ -15,10 +16,6 @@ from ds_bert.model.attention import (
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 LENGTHS = (1, 9, 30, 4)
-NEEDS_GPU = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
 
 
 def inputs(dtype=torch.float64, device="cpu"):
