@@ -47,7 +47,8 @@ def environment(packages: Path, output: Path, is_check: bool) -> dict[str, str]:
     if is_check:
         (packages / "sitecustomize.py").symlink_to(Path(only_needed.__file__))
         own |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-        own[only_needed.LISTED] = " ".join(only_needed.hidden(set(map(wheel, PACKAGES)), COMPLETE))
+        needed = {"ds_bert", *map(wheel, PACKAGES)}
+        own[only_needed.LISTED] = " ".join(only_needed.hidden(needed, COMPLETE))
     else:  # arms of many sizes come and go in one process
         own["PYTORCH_ALLOC_CONF"] = os.environ.get("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     return os.environ | own
@@ -59,8 +60,9 @@ def first_line(missing: dict[str, str], parts: list[Part]) -> str:
         return "missing: nothing; all parts can run"
     found = ", ".join(f"{wheel(name)} ({why})" for name, why in missing.items())
     stopped = [part.name for part in parts if missing_for(part, missing)]
+    others = {part.name for part in parts} - {*stopped}
     line = f"missing: {found}; cannot run: {', '.join(stopped) or 'nothing'}"
-    if "deepspeed" in missing and "steps" not in stopped:
+    if "deepspeed" in missing and "steps" in others:
         line += "; steps: without DeepSpeed, on PlainEngine of engines.py"
     return line
 

@@ -15,6 +15,7 @@ from io import StringIO
 from pathlib import Path
 
 CUDA, COMPILER = "a CUDA device", "a C compiler (triton)"
+MARK = "missing packages: "  # of the line that tells
 PATIENCE = 90  # seconds for all imports
 COMPLETE = {"torch", "triton", "transformers", "pytest"}  # come with all that they need
 # Everything that is imported besides, with what each imports in turn, which has to come first.
@@ -60,10 +61,12 @@ def probe(environment: dict[str, str]) -> dict[str, str]:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=PATIENCE
         )
-        missing = json.loads(done.stdout.splitlines()[-1])
+        # Packages may print something before and, when Python ends, after it.
+        line = next(line for line in done.stdout.splitlines() if line.startswith(MARK))
+        missing = json.loads(line.removeprefix(MARK))
     except subprocess.TimeoutExpired:
         return {"torch": f"imports took more than {PATIENCE} s"}
-    except (IndexError, ValueError):
+    except StopIteration:
         return {"torch": f"the imports ended Python (exit code {done.returncode}): {done.stderr}"}
     return missing
 
@@ -108,4 +111,4 @@ def _missing_for_a_gpu(without_torch: bool) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_missing()))
+    print(f"\n{MARK}{json.dumps(_missing())}")

@@ -54,7 +54,7 @@ PARTS = (
          "whether the figures below are those of a healthy GPU"),
     Part("tests", 45, 100, (*_MODEL, "pytest", *_GPU),
          "pytest -m gpu: attention, fp8, head, LAMB, dropout masks", "whether kernels are right"),
-    Part("train", 70, 120, (*_TRAINING, *_GPU),
+    Part("train", 80, 130, (*_TRAINING, *_GPU),
          "ds_bert/train.py: micro-batch auto, stop, resume bit for bit, fp8, the launcher",
          "whether training works at all"),
     Part("products", 30, 60, ("torch", "numpy", CUDA),
