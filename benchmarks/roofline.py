@@ -15,11 +15,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from machine import ROOT
-from time_model.engine import ENGINES
+from time_model.engine import ENGINES, LAUNCH, WAIT
 from time_model.gpus import ATTEMPTS, GPUS, Ceilings, assumed
 from time_model.measured import compare, measured_cells, profile_of, read, with_measurements
 from time_model.recipes import LENGTHS, estimates
-from time_model.step import Cell, Prediction, memory, predict, sample
+from time_model.step import HOP, NODE, NVLINK, Cell, Prediction, memory, predict, sample
 
 from ds_bert.errors import DataError
 
@@ -76,7 +76,12 @@ def parse() -> argparse.Namespace:
     add("--recipes", action="store_true", help=f"hours and cost on {RECIPE_GPUS} GPUs")
     add("--price", type=amount, default=3.0, help="dollars of a GPU for an hour, an assumption: "
         "default 3")  # fmt: skip
-    add("--results", type=folder, default=ROOT / "benchmarks/results", help="folder of measured rows")
+    add(
+        "--results",
+        type=folder,
+        default=ROOT / "benchmarks/results",
+        help="folder of measured rows",
+    )
     arguments = parser.parse_args()
     if arguments.fp8 and arguments.gpu.startswith("A100"):
         parser.error(f"--fp8: found {arguments.gpu}, expected a GPU that has it (H100, H200)")
@@ -110,7 +115,12 @@ def amount(text: str) -> float:
 
 def tell_assumptions(arguments: argparse.Namespace, ceilings: Ceilings) -> None:
     print(f"Model, not measured: {arguments.gpu}, engine {arguments.engine} the improvements")
-    for note in ceilings.notes:
+    host = f"assumed: a launch takes the host {1e6 * LAUNCH:g} us, a wait {1e3 * WAIT:g} ms"
+    links = (
+        f"assumed: {NVLINK / 1e9:.0f} GB/s from GPU to GPU, {arguments.network:g} GB/s from a "
+        f"node of {NODE} to the others, {1e6 * HOP:g} us a hop"
+    )
+    for note in (*ceilings.notes, host, links):
         print(f"* {note}")
     print()
 
@@ -132,7 +142,7 @@ def tell_cells(arguments: argparse.Namespace, ceilings: Ceilings) -> None:
                 f"{1e3 * found.micro_batch:.1f}",
                 f"{1e3 * found.micro_batch * cell.accumulation:,.0f}",
                 f"{found.sequences_per_second:,.0f}",
-                found.ruling,
+                _ruling(cell, found, arguments),
             ]
         )
     tell(["model", *COLUMNS, "ms", "ms of a step", "sequences/s", "rules"], lines)
@@ -173,7 +183,7 @@ def tell_recipes(arguments: argparse.Namespace, ceilings: Ceilings) -> None:
             f"{estimate.prediction.sequences_per_second:,.0f}",
             f"{estimate.hours:,.1f}",
             f"${estimate.hours * estimate.cell.gpus * arguments.price:,.0f}",
-            estimate.prediction.ruling,
+            _ruling(estimate.cell, estimate.prediction, arguments),
         ]
         for estimate in found
     ]
@@ -189,6 +199,12 @@ def tell_recipes(arguments: argparse.Namespace, ceilings: Ceilings) -> None:
 
 def _predict(cell: Cell, arguments: argparse.Namespace, ceilings: Ceilings) -> Prediction:
     return predict(cell, ceilings, ENGINES[arguments.engine], _network(arguments))
+
+
+def _ruling(cell: Cell, found: Prediction, arguments: argparse.Namespace) -> str:
+    if memory(cell) <= GPUS[arguments.gpu].memory:
+        return found.ruling
+    return f"{found.ruling}; does not fit: {memory(cell) / 1e9:.0f} GB, take fewer --tokens"
 
 
 def _network(arguments: argparse.Namespace) -> float:

@@ -39,7 +39,7 @@ def cell_of(path: Path, gpus: int, num_tokens: int) -> tuple[Cell, int] | str:
     recipe: dict[str, Any] = files.parse_json(path.read_text(encoding="utf-8"))
     run, batch = recipe["ds_bert"], recipe["train_batch_size"]
     if not recipe.get("bf16", {}).get("enabled"):
-        return "not in bf16, which is all that the model knows"
+        return "not in bf16, and the model knows no other precision"
     model = next((name for name in PRESETS if name in run["model"]), None)
     if model is None:
         return f"found model {run['model']}, expected one of {', '.join(PRESETS)}"

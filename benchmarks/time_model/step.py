@@ -174,7 +174,7 @@ def embeddings(cell: Cell, ceilings: Ceilings) -> float:
 
 
 def memory(cell: Cell) -> float:
-    """Bytes on one GPU, about: what the layers save, logits, weights, gradients and LAMB's state."""
+    """Bytes on one GPU, about: saved activations, logits, weights, gradients, LAMB's state."""
     layers, size = _sizes(cell)
     activations = layers * size * SAVED_BYTES * cell.tokens
     logits = 2 * VOCAB_SIZE * MASKED * cell.tokens
