@@ -10,7 +10,6 @@ once a step is shared out. The tables are Markdown.
 """
 
 import argparse
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from time_model.measured import compare, measured_cells, profile_of, read, with_
 from time_model.recipes import LENGTHS, estimates
 from time_model.step import HOP, NODE, NVLINK, Cell, Prediction, memory, predict, sample
 
-from ds_bert.errors import DataError
+from ds_bert.errors import exit_with
 
 CELLS = [
     (model, length, kind)
@@ -42,21 +41,16 @@ COLUMNS = {
 RECIPE_GPUS = (1, 8, 64)
 
 
-def main() -> int:
+def main() -> None:
     arguments = parse()
-    try:
-        ceilings = assumed(arguments.gpu, arguments.attempt)
-        ceilings = with_measurements(ceilings, arguments.results, arguments.gpu)
-        tell_assumptions(arguments, ceilings)
-        if arguments.recipes:
-            tell_recipes(arguments, ceilings)
-        else:
-            tell_cells(arguments, ceilings)
-            tell_measured(arguments, ceilings)
-    except DataError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
+    ceilings = assumed(arguments.gpu, arguments.attempt)
+    ceilings = with_measurements(ceilings, arguments.results, arguments.gpu)
+    tell_assumptions(arguments, ceilings)
+    if arguments.recipes:
+        tell_recipes(arguments, ceilings)
+    else:
+        tell_cells(arguments, ceilings)
+        tell_measured(arguments, ceilings)
 
 
 def parse() -> argparse.Namespace:
@@ -157,7 +151,7 @@ def tell_measured(arguments: argparse.Namespace, ceilings: Ceilings) -> None:
         found = compare(cell, row, model, profile_of(cell, row, rows))
         lines.append(
             [
-                f"{cell.name}, {cell.dtype}",
+                f"{cell.name}: {row['impl']}",
                 f"{1e3 * found.seconds:.1f}",
                 f"{1e3 * model.micro_batch:.1f}",
                 f"{found.seconds / model.micro_batch - 1:+.0%}",
@@ -221,4 +215,4 @@ def tell(heads: list[str], lines: Iterable[list[str]]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

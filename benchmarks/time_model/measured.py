@@ -13,7 +13,7 @@ from time_model.gpus import GPUS, Ceilings, Shape
 from time_model.step import Cell, Prediction
 
 ATTENTION = "flash_attention, dropout 0.1"  # what trains on a GPU
-OURS = {"ours, bf16": "bf16", "ours, fp8": "fp8"}
+OURS = {"ours, bf16": "bf16", "ours, without DeepSpeed": "bf16", "ours, fp8": "fp8"}
 # Kernels by name, the first that fits, and the terms of the model that they stand for.
 GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "element-wise": (r"^triton_|embedding|sort", ("element-wise", "embeddings")),
@@ -57,15 +57,18 @@ def read(folder: Path, name: str, gpu: str) -> list[dict[str, Any]]:
 def with_measurements(ceilings: Ceilings, folder: Path, gpu: str) -> Ceilings:
     """Speeds that were measured take the place of assumed ones; the notes say which."""
     notes = list(ceilings.notes)
-    for row in read(folder, "gpu_lamb", gpu):
-        if speed := row.get("bytes_per_second"):
+    for row in read(folder, "gpu_lamb", gpu) + read(folder, "gpu_products", gpu):
+        if speed := row.get("bytes_per_second"):  # a copy's; the last one counts
             ceilings = ceilings.with_stream(speed)
-            notes.append(f"measured: copy {speed / 1e12:.2f} TB/s (gpu_lamb.json)")
+            notes.append(f"measured: copy {speed / 1e12:.2f} TB/s")
     products: dict[tuple[str, Shape], float] = {}
     for row in read(folder, "gpu_products", gpu):
         if "tflops_per_second" in row:
-            key = ("fp8" if "8" in row["dtype"] else "bf16", (row["m"], row["n"], row["k"]))
-            products[key] = max(products.get(key, 0.0), row["tflops_per_second"] * 1e12)
+            shape, speed = (row["m"], row["n"], row["k"]), row["tflops_per_second"] * 1e12
+            products["fp8" if "float8" in row["dtype"] else "bf16", shape] = speed
+            if len(set(shape)) == 1:  # a large square: what products without a row are held to
+                ceilings = replace(ceilings, product=speed)
+                notes.append(f"measured: {speed / 1e12:.0f} TFLOP/s in a large product")
     attention = {
         row["case"].lower(): row["tflops_per_second"] * 1e12
         for row in read(folder, "gpu_attention", gpu)

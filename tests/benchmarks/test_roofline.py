@@ -38,17 +38,18 @@ def test_measured_rows_override_assumptions(tmp_path):
     plain = assumed("H200", "expected")
     product = {"m": 65_536, "n": 3072, "k": 768, "dtype": "bfloat16", "tflops_per_second": 500}
     attention = {"case": "BERT-base 512 full lengths", "impl": "flash_attention, dropout 0.1"}
-    write_rows(tmp_path, "gpu_products", product)
+    square = dict.fromkeys("mnk", 8192) | {"dtype": "bfloat16", "tflops_per_second": 700}
+    write_rows(tmp_path, "gpu_products", product, square)
     write_rows(tmp_path, "gpu_attention", attention | {"tflops_per_second": 100})
     write_rows(tmp_path, "gpu_lamb", {"case": "copy of 8 bytes", "bytes_per_second": 2.15e12})
     found = with_measurements(plain, tmp_path, "H200")
-    assert len(found.notes) == len(plain.notes) + 3
+    assert len(found.notes) == len(plain.notes) + 4
     cell = make_cell("bert-base", 512, "full")
     before, after = predict(cell).terms, predict(cell, ceilings=found).terms
     operations = 12 * 3.5 * 4 * cell.sequences * 512**2 * 768
     assert after["attention"] == pytest.approx(operations / 100e12)
     assert after["engine"] == pytest.approx(2 * before["engine"])
-    # Two products of a layer have that shape; the copy slows down the joining of others.
+    # Two of a layer's products have that shape; the others follow the slower square.
     slower = 12 * 2 * (2 * 65_536 * 3072 * 768) / 500e12
     assert after["products"] > max(before["products"], slower)
     from time_model import products
@@ -57,6 +58,7 @@ def test_measured_rows_override_assumptions(tmp_path):
     assert products.seconds([one], found) == 2 * one[0] * one[1] * one[2] / 500e12
     half = (cell.tokens // 2, 3072, 768)
     assert products.seconds([half], found) == pytest.approx(products.seconds([one], found) / 2)
+    assert found.product == 700e12
     assert found.measured_product((cell.tokens, 768, 768), "bf16") is None
     assert found.measured_product(one, "fp8") is None
 
@@ -126,7 +128,7 @@ def test_measured_cells_stand_beside_the_model(tmp_path):
         tmp_path, "gpu_steps", step | {"sequences_per_second": 640.0, "micro_batch_size": 256}
     )
     last = run("--results", str(tmp_path)).stdout.splitlines()[-2]
-    assert last.startswith("| bert-large 512 real lengths, bf16 | 400.0 |")
+    assert last.startswith("| bert-large 512 real lengths: ours, bf16 | 400.0 |")
     assert last.endswith("| 640 | not profiled |")
 
 
