@@ -1,9 +1,9 @@
 """Known GPUs by their data sheets, and the speeds that the model takes for them.
 
-Without measurements a GPU is as far below its data sheet as one H200 is said to be: 790 TFLOP/s in
-a large bf16 product, 4.3 TB/s in a copy. Without dropout FlashAttention-2 reaches 282 TFLOP/s forward
-on an H100 (512 tokens, head size 64; Shah et al. 2024, "FlashAttention-3"); dropout is taken to cost
-an eighth of that. All of these are assumptions.
+Without measurements a GPU is as far below its data sheet as one H200 is said to be: 790 TFLOP/s
+in a large bf16 product, 4.3 TB/s in a copy. Without dropout FlashAttention-2 reaches 282 TFLOP/s
+forward on an H100 (512 tokens, head size 64; Shah et al. 2024, "FlashAttention-3"); dropout is
+taken to cost an eighth of that. All of these are assumptions.
 """
 
 from dataclasses import dataclass, field, replace
