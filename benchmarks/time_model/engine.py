@@ -1,26 +1,25 @@
 """What DeepSpeed's engine and the optimizer cost beside the model: the one place to correct.
 
 Bytes per parameter, read from DeepSpeed 0.19.8 (`bf16_optimizer.py`, `allreduce_bucket` of
-`engine.py`) and kernels/lamb.py, with gradients summed in fp32:
+`engine.py`), ds_bert/optim/bf16_optimizer.py and kernels/lamb.py, with gradients summed in fp32:
 
     each micro-batch                                before      after
         zero the bf16 gradients                          2          0   (dropped, not zeroed)
         autograd adds to them                            6          0   (backward writes them anew)
-        cast to fp32 (reads 2, writes 4)                 6          6
-        add to the sums (reads 4 + 4, writes 4)         12         12
-                                                        26         18
+        cast to fp32 (reads 2, writes 4)                 6          0
+        add to the sums (reads 4 + 4, or 2 + 4)         12         10
+                                                        26         10
     each step, all parameters on every rank
-        flatten for the reduction, copy back        8 +  8      8 + 8
+        copy the reduced sums back                       8          8
         cast to bf16 for the wire and back          6 +  6          0   (fp32 on the wire)
-        norm, tensor by tensor                           4          0
-        clip, tensor by tensor (reads and writes)        8          0
-        zero the sums, twice                             8          8
-                                                        48         24
+        norm, tensor by tensor, or once                  4          4
+        clip, tensor by tensor (reads and writes)        8          0   (a factor in the optimizer)
+        zero the sums, twice, or once                    8          4
+                                                        40         16
     each step, a rank's share of the parameters
-        norm, once over the flat gradient                0          4
         LAMB: 24 in the first pass, 16 in the second    40         40
         cast to bf16                                     6          6
-                                                        46         50
+                                                        46         46
 
 AdamW in one pass reads p, g, m, v and writes p, m, v: 28 in place of LAMB's 40.
 """
@@ -57,10 +56,10 @@ class EngineCosts(NamedTuple):
 
 
 ENGINES = {
-    # Waits: the throughput timer in forward and in step; norm twice and clip in the optimizer,
-    # then up to 400 multiplications of about 12 us each.
-    "before": EngineCosts(26, 48, 46, 2, 2, 3, 5e-3, 3),
-    "after": EngineCosts(18, 24, 50, 4, 0, 0, 0.0, 2),
+    # Waits: the throughput timer in forward and in step; in the optimizer whether the norm is
+    # finite and whether to clip, then up to 400 multiplications of about 12 us each.
+    "before": EngineCosts(26, 40, 46, 2, 2, 2, 5e-3, 3),
+    "after": EngineCosts(10, 16, 46, 4, 0, 0, 0.0, 1),
 }
 WAIT = 0.7e-3  # seconds; the device idles until the first kernels are queued anew. Assumed
 LAUNCH = 17.6e-6  # seconds of the host, Python included. Assumed: 37 ms for 2,100
