@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
+INTERRUPTED = 130  # as shells tell of a process that SIGINT has ended
 STOPPED_ON_REQUEST = 75  # EX_TEMPFAIL: saved, start again to go on
 
 
@@ -77,17 +78,22 @@ def suggest(found: str, known: Iterable[str]) -> str:
     return f'did you mean "{near[0]}"?' if near else f"known: {', '.join(sorted(known))}"
 
 
-def report(error: BaseException) -> int:
-    """Print an error to stderr, with a traceback if no user can mend it; returns the exit code."""
+def exit_code(error: BaseException) -> int:
+    """The exit code of a process that ends with an error."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    return error.exit_code if isinstance(error, UserError) else 1
+
+
+def report(error: BaseException) -> None:
+    """Print an error to stderr, with a traceback if no user can mend it."""
     if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr, flush=True)
-        return 130
+        return
     if not isinstance(error, UserError) or os.environ.get("DS_BERT_DEBUG") == "1":
         traceback.print_exception(error)
-    if not isinstance(error, UserError):
-        return 1
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    return error.exit_code
+    if isinstance(error, UserError):
+        print(f"error: {error}", file=sys.stderr, flush=True)
 
 
 def exit_with(main: Callable[[], int | None]) -> NoReturn:
@@ -113,4 +119,4 @@ def exit_with(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(0)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)

@@ -58,15 +58,18 @@ def lamb_moments(
     eps: float,
     bias_corrections: tuple[float, float],
     gradient_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
 ) -> Tensor:
     """First pass; see `ds_bert_kernels.reference.lamb_moments`, whose twin this is."""
     table = piece_table(tuple(segments), num_tensors, parameter.device)
     partials = parameter.new_empty(2, len(table.blocks))
     if gradient_scale is None:
         gradient_scale = parameter.new_ones(())
+    if found_inf is None:
+        found_inf = parameter.new_zeros(())
     for part, is_cut in _launches(table):
         _moments[(part.stop - part.start,)](
-            parameter, gradient, exp_avg, exp_avg_sq, gradient_scale,
+            parameter, gradient, exp_avg, exp_avg_sq, gradient_scale, found_inf,
             *(column[part] for column in table[1:5]), *partials[:, part],
             *betas, 1 - betas[0], 1 - betas[1], eps, *(1 / c for c in bias_corrections),
             BLOCK=BLOCK, IS_CUT=is_cut, num_warps=8,
@@ -91,14 +94,17 @@ def lamb_apply(
     bias_corrections: tuple[float, float],
     min_trust_ratio: float | None = None,
     max_trust_ratio: float | None = None,
+    found_inf: Tensor | None = None,
 ) -> None:
     """Second pass; see `ds_bert_kernels.reference.lamb_apply`, whose twin this is."""
     table = piece_table(tuple(segments), squared_norms.shape[1], parameter.device)
     lowest = 0.0 if min_trust_ratio is None else min_trust_ratio
     highest = float("inf") if max_trust_ratio is None else max_trust_ratio
+    if found_inf is None:
+        found_inf = parameter.new_zeros(())
     for part, is_cut in _launches(table):
         _apply[(part.stop - part.start,)](
-            parameter, exp_avg, exp_avg_sq, *(column[part] for column in table[1:7]),
+            parameter, exp_avg, exp_avg_sq, found_inf, *(column[part] for column in table[1:7]),
             *squared_norms, lr, eps, *(1 / c for c in bias_corrections), lowest, highest,
             BLOCK=BLOCK, IS_CUT=is_cut, num_warps=8,
         )  # fmt: skip
@@ -149,12 +155,14 @@ def _direction(p, m, v, weight_decay, eps, scale1, scale2):
 
 @triton.jit
 def _moments(
-    parameter, gradient, exp_avg, exp_avg_sq, gradient_scale,
+    parameter, gradient, exp_avg, exp_avg_sq, gradient_scale, found_inf,
     blocks, firsts, lasts, weight_decays, parameter_sums, update_sums,
     beta1, beta2, rest1, rest2, eps, scale1, scale2,
     BLOCK: tl.constexpr, IS_CUT: tl.constexpr,
 ):  # fmt: skip
     """Moments and squared sums of one piece."""
+    if tl.load(found_inf) != 0:
+        return
     piece = tl.program_id(0)
     lanes = tl.arange(0, BLOCK)
     places = tl.load(blocks + piece).to(tl.int64) * BLOCK + lanes
@@ -196,12 +204,14 @@ def _add_up(
 
 @triton.jit
 def _apply(
-    parameter, exp_avg, exp_avg_sq,
+    parameter, exp_avg, exp_avg_sq, found_inf,
     blocks, firsts, lasts, weight_decays, tensors, adaptives, parameter_norms, update_norms,
     lr, eps, scale1, scale2, lowest, highest,
     BLOCK: tl.constexpr, IS_CUT: tl.constexpr,
 ):  # fmt: skip
     """The step of one piece, scaled by its tensor's trust ratio."""
+    if tl.load(found_inf) != 0:
+        return
     piece = tl.program_id(0)
     lanes = tl.arange(0, BLOCK)
     places = tl.load(blocks + piece).to(tl.int64) * BLOCK + lanes

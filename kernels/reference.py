@@ -1,6 +1,6 @@
 """Plain-torch twins of the fused kernels: the definition that every fused version is held to.
 
-They run on any device and dtype, allocate freely and never wait for the device.
+They run on any device and dtype and allocate freely.
 """
 
 from collections.abc import Sequence
@@ -67,6 +67,7 @@ def lamb_moments(
     eps: float,
     bias_corrections: tuple[float, float],
     gradient_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
 ) -> Tensor:
     """First pass of LAMB over a flat partition: new moments and this partition's share of norms.
 
@@ -81,13 +82,17 @@ def lamb_moments(
         eps: added to the square root of the second moment.
         bias_corrections: 1 - beta^step for each moment; (1.0, 1.0) for no correction.
         gradient_scale: scalar that the gradient is multiplied by; None for 1.
+        found_inf: fp32 scalar; not 0: leave the moments as they are. None for 0.
 
     Returns:
-        [2, num_tensors] fp32: squared norms of parameter and update, 0 for absent tensors.
+        [2, num_tensors] fp32: squared norms of parameter and update, 0 for absent tensors, and
+        anything where `found_inf` is not 0.
 
     Source: You et al. 2020, "Large Batch Optimization for Deep Learning", Algorithm 2.
     """
     squared_norms = parameter.new_zeros(2, num_tensors)
+    if _is_set(found_inf):
+        return squared_norms
     beta1, beta2 = betas
     for segment in segments:
         p, g, m, v = _pieces(segment, parameter, gradient, exp_avg, exp_avg_sq)
@@ -115,6 +120,7 @@ def lamb_apply(
     bias_corrections: tuple[float, float],
     min_trust_ratio: float | None = None,
     max_trust_ratio: float | None = None,
+    found_inf: Tensor | None = None,
 ) -> None:
     """Second pass of LAMB over a flat partition: the step, scaled by each tensor's trust ratio.
 
@@ -129,9 +135,12 @@ def lamb_apply(
         bias_corrections: as in the first pass.
         min_trust_ratio: lower limit of the trust ratio; None for no limit.
         max_trust_ratio: upper limit of the trust ratio; None for no limit.
+        found_inf: as in the first pass; not 0: leave the parameters as they are.
 
     Source: You et al. 2020, Algorithm 2; a tensor whose norm or update is 0 has ratio 1.
     """
+    if _is_set(found_inf):
+        return
     ratios = _trust_ratios(squared_norms, min_trust_ratio, max_trust_ratio)
     for segment in segments:
         p, m, v = _pieces(segment, parameter, exp_avg, exp_avg_sq)
@@ -139,6 +148,11 @@ def lamb_apply(
         if segment.adaptive:
             update.mul_(ratios[segment.tensor])
         p.sub_(update, alpha=lr)
+
+
+def _is_set(flag: Tensor | None) -> bool:
+    """Here alone the host asks; the fused kernels do not."""
+    return flag is not None and bool(flag)
 
 
 def _pieces(segment: Segment, *partitions: Tensor) -> list[Tensor]:

@@ -23,6 +23,7 @@ from lamb_reference import (
 )
 from torch import Tensor, nn
 
+from ds_bert.optim.bf16_optimizer import waitless
 from ds_bert.optim.optimizers import build_optimizer, parameter_groups
 from ds_bert.optim.schedules import build_scheduler
 
@@ -31,7 +32,10 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """One training run: `options` go to the optimizer, `engine` to DeepSpeed's configuration."""
+    """One training run: `options` go to the optimizer, `engine` to DeepSpeed's configuration.
+
+    `waitless`: with ds_bert's class for bf16 weights and fp32 sums, not DeepSpeed's own.
+    """
 
     stage: int = 1
     accumulation: int = 1
@@ -39,6 +43,7 @@ class Case:
     schedule: str = "constant"
     options: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=dict)
+    waitless: bool = True
 
 
 BF16 = {"bf16": {"enabled": True}}
@@ -102,7 +107,8 @@ def build_engine(case: Case, model: nn.Module, bind: bool = True) -> tuple[Any, 
     schedule = build_scheduler(
         optimizer, lr_scheduler_type=case.schedule, max_steps=STEPS, warmup_steps=0
     )
-    with contextlib.redirect_stdout(io.StringIO()):  # BF16_Optimizer prints memory figures
+    ours = waitless() if case.waitless else contextlib.nullcontext()
+    with ours, contextlib.redirect_stdout(io.StringIO()):  # BF16_Optimizer prints memory figures
         engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, lr_scheduler=schedule, config=config
         )

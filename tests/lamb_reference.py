@@ -16,7 +16,7 @@ Weights = dict[str, Tensor]
 Batch = dict[str, Tensor]
 
 
-def build_model(seed: int = 0, dropout: float = 0.0) -> nn.Module:
+def build_model(seed: int = 0, dropout: float = 0.0, layers: int = 2) -> nn.Module:
     """BERT with sizes that divide by nothing, so that tensors straddle partitions."""
     from transformers import BertConfig, BertForPreTraining
 
@@ -24,7 +24,7 @@ def build_model(seed: int = 0, dropout: float = 0.0) -> nn.Module:
     config = BertConfig(
         vocab_size=VOCABULARY,
         hidden_size=36,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=3,
         intermediate_size=77,
         max_position_embeddings=33,

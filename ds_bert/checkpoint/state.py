@@ -58,6 +58,8 @@ def _load(checkpoint: Checkpoint, engine: Any, only_optimizer: bool) -> dict[str
         )
     if path is None:
         raise CheckpointError(f"{checkpoint.folder}: DeepSpeed could not load it")
+    if hasattr(engine.optimizer, "clip_grad"):  # DeepSpeed would go on with the checkpoint's
+        engine.optimizer.clip_grad = engine.gradient_clipping()
     if not only_optimizer:
         name = random_state_file(distributed.rank())
         set_random_state(torch.load(checkpoint.folder / name, weights_only=True))

@@ -10,7 +10,7 @@ All ranks come to the same answer: what they go by is agreed on, or summed over 
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -60,30 +60,25 @@ class Divergence:
     num_steps: int | None = None
 
 
-class DivergenceDetector:
-    """Follows a run and tells when it has diverged; costs no wait for the device.
+@dataclass
+class Launched:
+    """A step that a device is still working on, and what it takes to examine it afterwards.
 
     Attributes:
-        history: figures of the last steps.
-        losses: scalars on the device, this rank's parts of the last step's loss, by micro-batch.
+        number: optimizer steps done with it.
+        first_sample: over all ranks.
+        losses: scalars on the device, this rank's parts of the loss, by micro-batch.
         random_states: this rank's generators before each of them.
+        learning_rate, gradient_norm, loss_scale: as in `StepFigures`.
     """
 
-    def __init__(self, config: TrainingConfig, device: torch.device):
-        self._config = config
-        self._spikes = SpikeRule(config.max_loss_spike)
-        self.history: deque[StepFigures] = deque(
-            maxlen=max(STEPS_KEPT, (INTERVALS + 1) * config.log_interval)
-        )
-        self.random_states: list[dict[str, Tensor]] = []
-        self.losses: list[Tensor] = []
-        # One process with a GPU meets nobody after a step, so reading a flag would be a wait.
-        self._is_read_each_step = distributed.is_distributed() or device.type == "cpu"
-        self.not_finite: bool | Tensor = False  # for `any_rank`
-
-    def begin_step(self) -> None:
-        """Forget the micro-batches of the step before."""
-        self.random_states, self.losses = [], []
+    number: int
+    first_sample: int
+    losses: list[Tensor] = field(default_factory=list)
+    random_states: list[dict[str, Tensor]] = field(default_factory=list)
+    learning_rate: float = 0.0
+    gradient_norm: Any = None
+    loss_scale: float | None = None
 
     def before_micro_batch(self) -> None:
         """Remember what dropout is going to depend on."""
@@ -93,19 +88,57 @@ class DivergenceDetector:
         """Take this rank's part of the step's loss, a scalar."""
         self.losses.append(loss.detach())
 
-    def after_step(self, consecutive_skips: int, **figures: Any) -> Divergence | None:
-        """Take the figures of the step, see `StepFigures`; whether it was one skip too many."""
-        loss = torch.stack(self.losses).sum()
-        self.history.append(StepFigures(loss=loss, **figures))
-        self.not_finite = False
-        if self._is_read_each_step and not self.history[-1].skipped:
-            self.not_finite = ~torch.isfinite(loss)
+    @property
+    def loss(self) -> Tensor:
+        """This rank's share of the loss in nats, fp32 scalar on the device."""
+        return torch.stack(self.losses).sum()
+
+    def figures(self, skipped: bool) -> StepFigures:
+        """The figures, once the outcome is known."""
+        return StepFigures(
+            self.number,
+            self.first_sample,
+            self.loss,
+            self.learning_rate,
+            self.gradient_norm,
+            self.loss_scale,
+            skipped,
+        )
+
+
+class DivergenceDetector:
+    """Follows a run and tells when it has diverged.
+
+    Attributes:
+        history: figures of the last steps.
+    """
+
+    def __init__(self, config: TrainingConfig):
+        self._config = config
+        self._spikes = SpikeRule(config.max_loss_spike)
+        self.history: deque[StepFigures] = deque(
+            maxlen=max(STEPS_KEPT, (INTERVALS + 1) * config.log_interval)
+        )
+
+    def after_step(
+        self, figures: StepFigures, consecutive_skips: int, not_finite: bool
+    ) -> Divergence | None:
+        """Whether the run has diverged with a step.
+
+        Args:
+            figures: of the step.
+            consecutive_skips: steps in a row that were skipped, this one included.
+            not_finite: whether the loss of a rank is not a number.
+        """
+        self.history.append(figures)
+        if not figures.skipped:  # a skipped step has done no harm
+            return Divergence("the loss is not a number") if not_finite else None
         if consecutive_skips < self._config.max_consecutive_skips:
             return None
         steps = f"{consecutive_skips} steps in a row" if consecutive_skips > 1 else "a step"
         reason = f"{steps} had non-finite gradients"
-        if self.history[-1].loss_scale is not None:
-            reason += f", the last at a loss scale of {self.history[-1].loss_scale:g}"
+        if figures.loss_scale is not None:
+            reason += f", the last at a loss scale of {figures.loss_scale:g}"
         return Divergence(reason, consecutive_skips)
 
     def figures(self) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from ds_bert import distributed
-from ds_bert.errors import RankFailed, UserError, report
+from ds_bert.errors import RankFailed, exit_code, report
 from ds_bert.guards import standing
 from ds_bert.guards.board import Beat, Board, Note
 from ds_bert.guards.sentry import Sentry
@@ -202,7 +202,7 @@ class Watchdog:
         if _is_lost_connection(error):
             self._wait_for_cause()
         self._ending.acquire()
-        code = error.exit_code if isinstance(error, UserError) else 1
+        code = exit_code(error)
         text = str(error) or type(error).__name__
         first = self._pin(Note(self._rank, f"{distributed.name()}: {text}", code))
         # Of an error that all ranks come to, the first one and rank 0 tell.

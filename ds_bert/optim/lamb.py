@@ -31,7 +31,17 @@ class Lamb(torch.optim.Optimizer):
 
     Each tensor's, or the flat partition's, state holds `step` (0-dim fp32 on the CPU: steps done),
     `exp_avg` and `exp_avg_sq` (fp32, in the parameter's shape).
+
+    Attributes:
+        grad_scale: scalar on the device that gradients are divided by; None for 1. With `found_inf`
+            torch's protocol for loss scaling.
+        found_inf: scalar on the device; not 0: the step changes nothing but the count of steps,
+            which the host keeps: call `take_back` once it knows.
     """
+
+    _step_supports_amp_scaling = True
+    grad_scale: Tensor | None = None
+    found_inf: Tensor | None = None
 
     def __init__(
         self,
@@ -136,6 +146,11 @@ class Lamb(torch.optim.Optimizer):
             self._update(tensor, gradient, segments, gradient_scale)
         return loss
 
+    def take_back(self) -> None:
+        """The last step was skipped on the device: do not count it."""
+        for state in self.state.values():
+            state["step"] -= 1
+
     def _update(
         self,
         parameter: Tensor,
@@ -160,6 +175,7 @@ class Lamb(torch.optim.Optimizer):
             len(self._tensors) if self._bound else 1,
             betas=group["betas"],
             gradient_scale=gradient_scale,
+            found_inf=self.found_inf,
             **constants,
         )
         kernel.lamb_apply(
@@ -170,12 +186,13 @@ class Lamb(torch.optim.Optimizer):
             lr=group["lr"],
             min_trust_ratio=group["min_trust_ratio"],
             max_trust_ratio=group["max_trust_ratio"],
+            found_inf=self.found_inf,
             **constants,
         )
 
     def _gradient_scale(self, gradients: list[Tensor]) -> Tensor | None:
         if not (gradients and self.param_groups[0]["pre_normalize_gradients"]):
-            return None
+            return None if self.grad_scale is None else 1 / self.grad_scale
         squares = torch.stack([gradient.square().sum() for gradient in gradients])
         norm = self._sum_over_partitions(squares.sum()).sqrt()
         return torch.where(norm > 0, 1 / norm, 1.0)

@@ -70,6 +70,10 @@ class Schedule(LambdaLR):
         for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = rate
 
+    def take_back(self) -> None:
+        """The last update was not applied after all."""
+        self.load_state_dict({"last_epoch": self.last_epoch - 1})
+
 
 def build_scheduler(
     optimizer: torch.optim.Optimizer,

@@ -10,18 +10,21 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ds_bert import distributed
 from ds_bert.dataset.store import InstanceTable
 from ds_bert.divergence.left_out import NOTHING, LeftOut
 from ds_bert.instances.collate import count_masked_tokens, sequence_lengths
 from ds_bert.model.batch import MASKED_TOKENS, SEQUENCES, Batch, make_batch
 from ds_bert.rng.streams import permuted
 from ds_bert.training.masks import MaskSchedule
+from ds_bert.training.plan import Plan
 
 _STEPS_AHEAD = 2
 _SHAPE_STEP = 128  # tokens; packed batches then have few shapes
@@ -78,6 +81,22 @@ class TrainingBatches:
 
     def __post_init__(self):
         assert self.train_batch_size % (self.micro_batch_size * self.world_size) == 0
+
+    @classmethod
+    def of(cls, plan: Plan) -> "TrainingBatches":
+        """Those of a planned run on this rank."""
+        return cls(
+            table=plan.train_table,
+            train_batch_size=plan.batch.train_batch_size,
+            micro_batch_size=plan.batch.micro_batch_size,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            seed=plan.config.seed,
+            masking=plan.config.masking,
+            masks=plan.masks,
+            packed=plan.config.packed,
+            left_out=LeftOut.of_run(Path(plan.config.output_dir)),
+        )
 
     def step(self, first_sample: int, number: int | None = None) -> Step:
         """The step that starts at a sample (0, train_batch_size, ... in a run).

@@ -31,7 +31,7 @@ ALLOWED_KEYS: dict[str, set[str] | None] = {
     "gradient_clipping": None,
     "optimizer": {"type", "params"},
     "fp16": _PRECISION,
-    "bf16": {"enabled", "check_grad_overflow"},
+    "bf16": {"enabled", "check_grad_overflow", "immediate_grad_update"},
     "data_types": {"grad_accum_dtype"},
     "torch_autocast": {"enabled", "dtype", "lower_precision_safe_modules"},
     "zero_optimization": {
@@ -46,6 +46,7 @@ ALLOWED_KEYS: dict[str, set[str] | None] = {
         "use_multi_rank_bucket_allreduce",
     },
     "communication_data_type": None,
+    "timers": {"throughput"},
     "prescale_gradients": None,
     "gradient_predivide_factor": None,
     "steps_per_print": None,
@@ -69,8 +70,10 @@ _ELSEWHERE = {
 # DeepSpeed and Python take "false" for true; only true and false are meant here.
 _SWITCHES = {
     "enabled",
+    "synchronized",
     "auto_cast",
     "check_grad_overflow",
+    "immediate_grad_update",
     "overlap_comm",
     "reduce_scatter",
     "allgather_partitions",
@@ -233,7 +236,20 @@ def resolve_engine_config(recipe: dict[str, Any], batch: BatchPlan) -> dict[str,
     config.setdefault("steps_per_print", 10**9)  # ds_bert logs itself
     # DeepSpeed's list of optimizers is short; what ZeRO asks of others: ds_bert/optim/entry.py.
     config["zero_allow_untested_optimizer"] = True
+    # It waits for the device twice in every micro-batch; ds_bert measures itself.
+    config.setdefault("timers", {}).setdefault("throughput", {}).setdefault("enabled", False)
     if precision(config) == "bf16" and batch.accumulation_steps > 1:
         # Sums of many bf16 gradients lose small contributions.
         config.setdefault("data_types", {}).setdefault("grad_accum_dtype", "fp32")
+    if has_fp32_sums(config):
+        # Else each gradient is kept until the end of the backward pass, and zeroed afterwards;
+        config["bf16"].setdefault("immediate_grad_update", True)
+        # and sums are rounded to bf16 before they are added over ranks, even over one.
+        config.setdefault("communication_data_type", "fp32")
     return config
+
+
+def has_fp32_sums(config: dict[str, Any]) -> bool:
+    """Whether bf16 gradients are added up in fp32 (DeepSpeed's BF16_Optimizer)."""
+    accumulation = config.get("data_types", {}).get("grad_accum_dtype")
+    return precision(config) == "bf16" and accumulation == "fp32" and zero_stage(config) == 1

@@ -12,7 +12,7 @@ from ds_bert import distributed, files
 from ds_bert.checkpoint.folder import CHECKPOINTS, list_checkpoints
 from ds_bert.checkpoint.state import full_weights
 from ds_bert.divergence.capsule import MicroBatch, now, write_capsule
-from ds_bert.divergence.detector import Divergence, DivergenceDetector
+from ds_bert.divergence.detector import Divergence, DivergenceDetector, Launched
 from ds_bert.divergence.diagnosis import StepSettings, bad_steps, bad_tensors, cause, diagnose
 from ds_bert.errors import TrainingDiverged
 from ds_bert.model.bert import UnpaddedBert
@@ -28,6 +28,7 @@ def stop_diverged(
     plan: Plan,
     engine: Any,
     step: Step,
+    launched: Launched,
     detector: DivergenceDetector,
     write_model: WriteModel,
 ) -> NoReturn:
@@ -37,19 +38,20 @@ def stop_diverged(
         found: the rule that has ended it.
         plan: of the run.
         engine: the DeepSpeed engine.
-        step: this rank's last one.
-        detector: has the figures of the last steps and the random states.
+        step: this rank's part of the last one whose outcome is known.
+        launched: its losses and random states.
+        detector: has the figures of the last steps.
         write_model: writes a Hugging Face folder.
 
     Raises:
         TrainingDiverged: always.
     """
     figures = detector.figures()
-    parts = _micro_batches(step, detector)
+    parts = _micro_batches(step, launched)
     settings = _settings(plan, step, figures[-1]["loss_scale"])
     weights = full_weights(engine.module)
     bad_weights = bad_tensors(weights)
-    reports = _examine_again(plan, engine.module, parts, detector, settings)
+    reports = _examine_again(plan, engine.module, parts, launched, settings)
     steps = bad_steps(found, figures, plan.batch.train_batch_size)
     why = cause(bad_weights, reports, plan.config.train_data)
     when = "before" if figures[-1]["skipped"] else "after"
@@ -79,20 +81,20 @@ def _examine_again(
     plan: Plan,
     model: UnpaddedBert,
     parts: list[MicroBatch],
-    detector: DivergenceDetector,
+    launched: Launched,
     settings: StepSettings,
 ) -> list[dict[str, Any]]:
     """What is found in the micro-batches of all ranks."""
     device = distributed.local_device()
     model.train()
     model.prepare(device, plan.activation_dtype, False, plan.config.fp8)  # hooks want it uncompiled
-    shares = [loss.item() for loss in detector.losses]
+    shares = [loss.item() for loss in launched.losses]
     everyone = distributed.gather(diagnose(model, parts, shares, settings, device))
     return [report for of_rank in everyone for report in of_rank]
 
 
-def _micro_batches(step: Step, detector: DivergenceDetector) -> list[MicroBatch]:
-    columns = (step.micro_batches, step.rows, step.epochs, detector.random_states)
+def _micro_batches(step: Step, launched: Launched) -> list[MicroBatch]:
+    columns = (step.micro_batches, step.rows, step.epochs, launched.random_states)
     return [MicroBatch(*values) for values in zip(*columns, strict=True)]
 
 

@@ -23,6 +23,7 @@ from ds_bert.guards.agreement import PACKAGES, machine, require_agreement
 from ds_bert.guards.lock import RunLock
 from ds_bert.guards.watchdog import Watchdog
 from ds_bert.model import pretrained
+from ds_bert.optim.bf16_optimizer import waitless
 from ds_bert.optim.optimizers import build_optimizer
 from ds_bert.optim.schedules import build_scheduler
 from ds_bert.training import micro_batch
@@ -120,7 +121,7 @@ def build_engine(plan: Plan, device: torch.device) -> tuple[Any, torch.optim.Opt
         max_steps=config.max_steps,
         warmup_steps=config.num_warmup_steps,
     )
-    with redirect_stdout(io.StringIO()):  # the bf16 optimizer prints its memory use
+    with waitless(), redirect_stdout(io.StringIO()):  # the bf16 optimizer prints its memory use
         engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, lr_scheduler=scheduler, config=plan.engine_config
         )

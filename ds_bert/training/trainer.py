@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 
@@ -11,13 +11,14 @@ from ds_bert import distributed
 from ds_bert.checkpoint.folder import CHECKPOINTS
 from ds_bert.checkpoint.hf_folder import write_model_folder
 from ds_bert.checkpoint.saving import NotSaved, save_checkpoint, tidy
-from ds_bert.divergence.detector import Divergence, DivergenceDetector, as_float
-from ds_bert.divergence.left_out import LeftOut
+from ds_bert.checkpoint.state import set_random_state
+from ds_bert.divergence.detector import Divergence, DivergenceDetector, Launched, as_float
 from ds_bert.errors import STOPPED_ON_REQUEST, TrainingDiverged
 from ds_bert.evaluation.loop import evaluate
 from ds_bert.evaluation.metrics import MetricSums, total_loss
 from ds_bert.guards import standing
 from ds_bert.guards.agreement import require_equal_replicas
+from ds_bert.optim import bf16_optimizer
 from ds_bert.training.batches import Step, TrainingBatches
 from ds_bert.training.diverged import stop_diverged
 from ds_bert.training.log import RunLog
@@ -35,11 +36,24 @@ class State:
     consecutive_skips: int = 0
 
 
+class _Pending(NamedTuple):
+    """The last step, until the host knows how it went: skipped, loss not a number, stop asked."""
+
+    step: Step
+    launched: Launched
+    skipped: bool  # as far as DeepSpeed knows
+    flags: distributed.Flags
+
+
 class Trainer:
     """Runs a plan on a DeepSpeed engine from a state to the last step.
 
+    A GPU works on a step while the host goes on to the next. How the step went is read when the
+    first micro-batch of the next one is on its way, so the GPU never runs out of work for that.
+
     Attributes:
         before_commit: called on rank 0 before a checkpoint appears; raises where it must not.
+        settles_late: whether a step's outcome is read in the next one.
     """
 
     def __init__(
@@ -57,11 +71,13 @@ class Trainer:
         self.log = RunLog(Path(self.config.output_dir), state.step, self.config.max_steps)
         self._losses = engine.module.losses
         self.sums = MetricSums(self._losses, device)
-        self._stop_requested = self._has_stepped = False
+        self._stop_requested = self._stop_agreed = self._has_stepped = False
         self._skips_logged = state.skipped_steps
         self._learning_rate = 0.0  # of the last step; the engine knows that of the next
         self._engine_skips = engine.skipped_steps  # restored with the engine
-        self.detector = DivergenceDetector(self.config, device)
+        self.detector = DivergenceDetector(self.config)
+        self.settles_late = device.type == "cuda"
+        self._pending: _Pending | None = None
         scaler: Any = getattr(engine.optimizer, "loss_scaler", None)
         if hasattr(scaler, "raise_error_at_min_scale"):
             scaler.raise_error_at_min_scale = False  # max_consecutive_skips decides
@@ -69,18 +85,7 @@ class Trainer:
     def train(self) -> int:
         """Train to `max_steps`; returns the exit code."""
         config, state = self.config, self.state
-        batches = TrainingBatches(
-            table=self.plan.train_table,
-            train_batch_size=self.plan.batch.train_batch_size,
-            micro_batch_size=self.plan.batch.micro_batch_size,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-            seed=config.seed,
-            masking=config.masking,
-            masks=self.plan.masks,
-            packed=config.packed,
-            left_out=LeftOut.of_run(Path(config.output_dir)),
-        )
+        batches = TrainingBatches.of(self.plan)
         if batches.left_out.ranges:
             distributed.log(f"samples left out: {batches.left_out}")
         self.engine.train()
@@ -94,17 +99,16 @@ class Trainer:
             while state.step < config.max_steps:
                 standing.at("data" if self._has_stepped else "first step", state.step + 1)
                 self._step(next(steps))
+                last = state.step == config.max_steps
+                if last or self._stop_agreed or not self.settles_late or self._is_any_due():
+                    self._settle()
                 if _is_due(state.step, config.check_interval):
                     self._check_replicas()
-                last = state.step == config.max_steps
                 if state.step % config.log_interval == 0 or last:
                     self._log()
                 if last or _is_due(state.step, config.eval_interval):
                     self._validate()
-                flags = (self._stop_requested, self.detector.not_finite)
-                stop, not_finite = distributed.any_rank(flags, self.device)
-                if not_finite:
-                    self._diverged(Divergence("the loss is not a number"))
+                stop = self._stop_agreed
                 if last or stop or _is_due(state.step, config.save_interval):
                     self._save(is_last=last or stop)
                 if stop and not last:
@@ -118,55 +122,86 @@ class Trainer:
         """One optimizer step over the micro-batches of this rank.
 
         Losses are sums over global counts, so every token weighs the same whatever the number of
-        ranks and micro-batches; DeepSpeed averages over both, which `shares` undoes.
+        ranks and micro-batches; DeepSpeed averages over both, which `_shares` undoes.
         """
         if self._has_stepped:
             standing.at("step")
-        shares = self.plan.batch.world_size * self.plan.batch.accumulation_steps
-        self._learning_rate = self.engine.get_lr()[0]
-        loss_scale = getattr(self.engine.optimizer, "loss_scale", 1.0)
-        self._current = step  # what a capsule is made of
-        self.detector.begin_step()
+        launched = Launched(self.state.step + 1, step.first_sample)
         for batch in step.micro_batches:
-            self.detector.before_micro_batch()
+            launched.before_micro_batch()
             sums = self.engine(batch.to(self.device))
             parts = (sums[name].loss / max(step.counts[of], 1) for name, of in self._losses.items())
             loss = sum(parts)
-            self.engine.backward(loss * shares)
+            self.engine.backward(loss * self._shares)
+            launched.after_micro_batch(loss)
+            self._settle()  # the step before, whose outcome the next update depends on
+            if self._stop_agreed:
+                set_random_state(launched.random_states[0])
+                return
+            self._learning_rate = launched.learning_rate = self.engine.get_lr()[0]
+            launched.loss_scale = self._loss_scale()
             self.engine.step()
-            self.detector.after_micro_batch(loss)
             self.sums.add(sums, batch.counts)
             self.log.count(batch.num_sequences, batch.num_tokens)
         self._has_stepped = True
-        self._after_step(step, loss_scale)
+        self._finish(step, launched)
 
-    def _after_step(self, step: Step, loss_scale: float) -> None:
-        state = self.state
-        state.step += 1
-        state.samples = step.first_sample + self.plan.batch.train_batch_size
-        skipped = self.engine.skipped_steps - self._engine_skips
+    def _finish(self, step: Step, launched: Launched) -> None:
+        """Count the step, and ask how it went."""
+        self.state.step += 1
+        self.state.samples = step.first_sample + self.plan.batch.train_batch_size
+        self.log.advance()
+        launched.gradient_norm = self.engine.get_global_grad_norm()
+        skipped = self.engine.skipped_steps > self._engine_skips
+        flags = (
+            bf16_optimizer.skipped(self.engine),
+            ~torch.isfinite(launched.loss),
+            self._stop_requested,
+        )
+        self._pending = _Pending(step, launched, skipped, distributed.Flags(flags, self.device))
+
+    def _settle(self) -> None:
+        """Take in how the last step went, if that is not done yet."""
+        if self._pending is None:
+            return
+        pending, self._pending, state = self._pending, None, self.state
+        self._settled = pending.step, pending.launched
+        skipped_on_device, not_finite, stop = pending.flags.read()
+        if skipped_on_device:
+            bf16_optimizer.take_back(self.engine)
+        skipped = pending.skipped or skipped_on_device
         self._engine_skips = self.engine.skipped_steps
+        self._stop_agreed = self._stop_agreed or stop
         state.skipped_steps += skipped
         state.consecutive_skips = state.consecutive_skips + 1 if skipped else 0
-        self.log.advance()
         if skipped:
-            distributed.log(f"step {state.step}: skipped, a gradient was not finite")
+            distributed.log(f"step {pending.launched.number}: skipped, a gradient was not finite")
         found = self.detector.after_step(
-            state.consecutive_skips,
-            step=state.step,
-            first_sample=step.first_sample,
-            learning_rate=self._learning_rate,
-            gradient_norm=self.engine.get_global_grad_norm(),
-            loss_scale=loss_scale if self.engine.fp16_enabled() else None,
-            skipped=bool(skipped),
+            pending.launched.figures(skipped), state.consecutive_skips, not_finite
         )
         if found is not None:
             self._diverged(found)
 
+    def _is_any_due(self) -> bool:
+        """Whether something comes after this step that has to know its outcome."""
+        config = self.config
+        intervals = [config.check_interval, config.log_interval]
+        intervals += [config.eval_interval, config.save_interval]
+        return any(_is_due(self.state.step, interval) for interval in intervals)
+
+    @property
+    def _shares(self) -> int:
+        return self.plan.batch.world_size * self.plan.batch.accumulation_steps
+
+    def _loss_scale(self) -> float | None:
+        if not self.engine.fp16_enabled():
+            return None
+        return getattr(self.engine.optimizer, "loss_scale", 1.0)
+
     def _diverged(self, found: Divergence) -> NoReturn:
         with self.log.paused():
             stop_diverged(
-                found, self.plan, self.engine, self._current, self.detector, self._write_model
+                found, self.plan, self.engine, *self._settled, self.detector, self._write_model
             )
 
     def _log(self) -> None:

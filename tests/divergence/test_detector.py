@@ -1,30 +1,39 @@
 """The rules: what ends a run as diverged, and what does not."""
 
 import json
+import math
 
 import pytest
 import torch
 
 from ds_bert import files
 from ds_bert.config import TrainingConfig
-from ds_bert.divergence.detector import INTERVALS, Divergence, DivergenceDetector, SpikeRule
+from ds_bert.divergence.detector import (
+    INTERVALS,
+    Divergence,
+    DivergenceDetector,
+    Launched,
+    SpikeRule,
+)
 from ds_bert.divergence.diagnosis import bad_steps
 from ds_bert.errors import ConfigurationError
 
 
-def detector(device="cpu", **fields):
-    return DivergenceDetector(TrainingConfig(**fields), torch.device(device))
+def detector(**fields):
+    return DivergenceDetector(TrainingConfig(**fields))
+
+
+def launched(loss, step=1):
+    found = Launched(step, 8 * (step - 1), learning_rate=0.1, gradient_norm=torch.tensor(2.0))
+    for _ in range(2):
+        found.before_micro_batch()
+        found.after_micro_batch(torch.tensor(loss / 2))
+    return found
 
 
 def take(detector, loss, step=1, skips=0):
-    detector.begin_step()
-    for _ in range(2):
-        detector.before_micro_batch()
-        detector.after_micro_batch(torch.tensor(loss / 2))
-    figures = {"learning_rate": 0.1, "gradient_norm": torch.tensor(2.0), "loss_scale": None}
-    return detector.after_step(
-        skips, step=step, first_sample=8 * (step - 1), skipped=skips > 0, **figures
-    )
+    figures = launched(loss, step).figures(skipped=skips > 0)
+    return detector.after_step(figures, skips, not math.isfinite(loss))
 
 
 def test_figures_of_the_last_steps_are_kept():
@@ -34,25 +43,20 @@ def test_figures_of_the_last_steps_are_kept():
     figures = found.figures()
     assert [f["step"] for f in figures] == list(range(51, 151))
     assert figures[-1]["loss"] == 150.0 and figures[-1]["gradient_norm"] == 2.0
+
+
+def test_what_it_takes_to_examine_a_step_is_kept():
+    found = launched(3.0)
     assert len(found.random_states) == 2 and "cpu" in found.random_states[0]
+    assert [float(loss) for loss in found.losses] == [1.5, 1.5] and float(found.loss) == 3.0
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_is_noticed_at_the_step(loss):
     found = detector()
-    take(found, 1.0)
-    assert not found.not_finite
-    take(found, loss, 2)
-    assert found.not_finite
-    take(found, loss, 3, skips=1)
-    assert not found.not_finite, "a skipped step has done no harm"
-
-
-def test_one_process_with_a_gpu_does_not_wait_for_it():
-    found = detector("cuda")
-    take(found, float("nan"))
-    assert found.not_finite is False, "it is noticed at the next row of the log"
-    assert found.at_log(float("nan"), skips=0).reason == "the loss is not a number"
+    assert take(found, 1.0) is None
+    assert take(found, loss, 2).reason == "the loss is not a number"
+    assert take(found, loss, 3, skips=1) is None, "a skipped step has done no harm"
 
 
 def test_losses_of_skipped_steps_need_not_be_numbers():

@@ -77,6 +77,11 @@ def loses_connection(rank):
     )
 
 
+def is_interrupted(rank):
+    os.kill(os.getpid(), signal.SIGINT)
+    in_a_collective(rank)
+
+
 def is_killed(rank):
     if rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -189,6 +194,12 @@ def test_lost_connections_do_not_bury_the_cause(tmp_path):
     assert "Traceback" in told[1]
     assert "a bug of rank 1" in told[0]
     assert "gloo" not in told[0] + told[2]
+
+
+def test_an_interrupted_run_ends_as_shells_expect(tmp_path):
+    codes, told = end_of(is_interrupted, tmp_path)
+    assert codes == [130, 130]
+    assert "interrupted" in told[0] and "Traceback" not in told[0] + told[1]
 
 
 def test_a_rank_that_was_killed_is_named(tmp_path):

@@ -75,3 +75,20 @@ def test_a_tensor_of_zeros_takes_the_plain_step():
         states.append(p)
     torch.testing.assert_close(*states)
     assert states[0].abs().min() > 0.09
+
+
+@pytest.mark.parametrize("module", [reference, lamb], ids=["twin", "kernel"])
+@pytest.mark.parametrize("found_inf", [0.0, 1.0])
+def test_found_inf_leaves_everything_as_it_is(module, found_inf):
+    segments, size = make_segments([5000, 4096, 1], 0)
+    tensors = [torch.rand(size) for _ in range(3)]
+    before, gradient = [tensor.clone() for tensor in tensors], torch.ones(size)
+    if found_inf:
+        gradient[7] = torch.nan
+    how = {"eps": 1e-6, "bias_corrections": (0.1, 0.001), "found_inf": torch.tensor(found_inf)}
+    norms = module.lamb_moments(
+        tensors[0], gradient, *tensors[1:], segments, 3, betas=(0.9, 0.999), **how
+    )
+    module.lamb_apply(*tensors, segments, norms, lr=0.1, **how)
+    changed = [not torch.equal(*pair) for pair in zip(tensors, before, strict=True)]
+    assert changed == [not found_inf] * 3

@@ -65,6 +65,26 @@ def test_the_newest_checkpoints_are_kept(finished):
     assert (finished / "checkpoints/latest").read_text() == "step_40\n"
 
 
+@pytest.mark.parametrize("precision", [{}, {"bf16": {"enabled": True}}], ids=["fp32", "bf16"])
+def test_another_clipping_holds_from_the_next_start_on(tmp_path, data, precision):
+    """Gradients are scaled before the moments: a checkpoint's own limit would show there."""
+    moments = []
+    for before, after in ((1.0, 1e-9), (1e-9, 1e-9), (1.0, 1.0)):
+        folder = tmp_path / f"{before}-{after}"
+        folder.mkdir()
+        for steps, clipping in ((1, before), (2, after)):
+            recipe = write_recipe(folder, data, gradient_clipping=clipping, **precision)
+            assert train(recipe, "--max_steps", "2", "--save_interval", "1") == 0
+            if steps == 1:
+                shutil.rmtree(folder / "run/checkpoints/step_2")
+                (folder / "run/checkpoints/latest").write_text("step_1\n")
+        path = next((folder / "run/checkpoints/step_2").rglob("*optim_states.pt"))
+        state = torch.load(path, weights_only=False)["optimizer_state_dict"]
+        (values,) = state["base_optimizer_state"]["state"].values()
+        moments.append(float(values["exp_avg"].norm()))
+    assert moments[1] < moments[0] < moments[2] * 0.99
+
+
 def test_a_finished_run_is_left_alone(finished, capsys):
     before = (finished / "metrics.jsonl").read_bytes()
     assert train(finished.parent / "recipe.json") == 0

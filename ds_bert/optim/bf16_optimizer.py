@@ -1,0 +1,106 @@
+"""DeepSpeed's optimizer for bf16 weights with fp32 sums, without waits for the device.
+
+DeepSpeed's own takes a norm of each tensor, asks the host whether it is finite, asks again whether
+to clip, scales each tensor, and adds a gradient up in two kernels. Here the norm of all sums, the
+factor that clips and whether the step is to be skipped stay on the device, and go to the wrapped
+optimizer by torch's protocol for loss scaling: `grad_scale`, which gradients are divided by, and
+`found_inf`, which leaves everything as it is where it is not 0.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from deepspeed.runtime import engine as deepspeed_engine
+from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from torch import Tensor
+from torch.optim import Optimizer
+
+_ROW = 1 << 16  # elements; sums of longer rows lose digits on a CPU
+
+
+class WaitlessBF16Optimizer(BF16_Optimizer):
+    """Steps without asking the host; `skipped` tells on the device how the last step went.
+
+    The host counts every step as made, in the optimizer and the schedule. Once it knows of a
+    skipped one, and before the next, `take_back` has to set that right.
+    """
+
+    skipped: Tensor | None = None
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """Clip and update, or skip, as the sums of the gradients say."""
+        if not supports(self.optimizer):
+            super().step(closure)
+            return
+        norm = global_norm(self.fp32_groups_actual_gradients_flat)
+        is_finite = norm.isfinite()
+        self.skipped = ~is_finite
+        self.overflow, self._global_grad_norm = False, torch.where(is_finite, norm, torch.inf)
+        self.optimizer.found_inf = self.skipped.float()
+        self.optimizer.grad_scale = (
+            ((norm + 1e-6) / self.clip_grad).clamp(min=1.0) if (self.clip_grad > 0) else None
+        )
+        partitions = zip(
+            self.fp32_groups_flat_partition, self.fp32_groups_gradient_flat_partition, strict=True
+        )
+        for partition, gradient in partitions:
+            partition.grad = gradient
+        self.optimizer.step()
+        self._lazy_init_hp_params_optimizer_state()
+        self.update_lp_params()
+        # The engine zeroes the sums after each step.
+
+    @torch.no_grad()
+    def _update_hp_grad(
+        self, lp: Tensor, group_idx: int, param_idx: int, clear_lp_grads: bool
+    ) -> None:
+        """Add a gradient to its fp32 sum: in one kernel, without a copy in fp32."""
+        if lp.grad is None:
+            return
+        total = self.fp32_groups_gradients[group_idx][param_idx]
+        total.view_as(lp).add_(lp.grad)
+        lp._hp_grad = total  # type: ignore[attr-defined]
+        self.fp32_groups_has_gradients[group_idx][param_idx] = True
+        if clear_lp_grads:
+            lp.grad.zero_()
+
+
+def supports(optimizer: Optimizer) -> bool:
+    """Whether an optimizer knows torch's `grad_scale` and `found_inf`."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def global_norm(parts: list[Tensor]) -> Tensor:
+    """The 2-norm of all elements together: an fp32 scalar, by one pass over the memory."""
+    norms = []
+    for part in parts:
+        rows = part[: part.numel() // _ROW * _ROW].view(-1, _ROW)
+        norms.append(torch.linalg.vector_norm(rows, dim=1))
+        norms.append(torch.linalg.vector_norm(part[rows.numel() :]).view(1))
+    return torch.linalg.vector_norm(torch.cat(norms))
+
+
+@contextmanager
+def waitless() -> Iterator[None]:
+    """Let `deepspeed.initialize` take this class for its own."""
+    with mock.patch.object(deepspeed_engine, "BF16_Optimizer", WaitlessBF16Optimizer):
+        yield
+
+
+def skipped(engine: Any) -> bool | Tensor:
+    """Whether the engine's last step was skipped and the host does not know it yet."""
+    found = getattr(engine.optimizer, "skipped", None)
+    return False if found is None else found
+
+
+def take_back(engine: Any) -> None:
+    """Count the last step, which was skipped on the device, as DeepSpeed counts skipped steps."""
+    engine.skipped_steps += 1
+    engine.lr_scheduler.take_back()
+    optimizer = engine.optimizer.optimizer
+    if hasattr(optimizer, "take_back"):  # others count on the device
+        optimizer.take_back()
