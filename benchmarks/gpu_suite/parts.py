@@ -1,5 +1,6 @@
 """The parts of the suite, the most important first, and how the time is shared between them."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from needs import COMPILER, CUDA, with_needs
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 570  # seconds for everything
 LEAST = 10  # seconds under which no part is started
-TESTS = ("tests/model", "tests/kernels", "tests/optim")
+GPU_TEST = re.compile(r"mark\.gpu|NEEDS_GPU")  # only such files: others need more packages
 
 _KERNELS = with_needs("numpy", "torch", "triton", "transformers")
 _MODEL = (*_KERNELS, *with_needs("numba"))
@@ -38,8 +39,8 @@ class Part(NamedTuple):
     def command(self, python: str, is_check: bool) -> list[str]:
         """Its command line."""
         if self.name == "tests":
-            files = [path for folder in TESTS for path in sorted((ROOT / folder).glob("test_*.py"))]
-            gpu_tests = [str(path) for path in files if "NEEDS_GPU" in path.read_text()]
+            files = sorted((ROOT / "tests").glob("*/test_*.py"))
+            gpu_tests = [str(path) for path in files if GPU_TEST.search(path.read_text())]
             # -P keeps the folder kernels from being found as the package kernels.
             options = ["-q", "-m", "gpu", "-p", "no:cacheprovider"]
             return [python, "-P", "-m", "pytest", *options, *gpu_tests]
