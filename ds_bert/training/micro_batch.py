@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ds_bert import distributed, files
+from ds_bert import __version__, distributed, files
 from ds_bert.errors import ConfigurationError
 from ds_bert.training.micro_batch_trial import (
     MicroBatchTrials,
@@ -184,7 +184,7 @@ def _facts(plan: Plan, device: torch.device) -> dict[str, Any]:
         "fp8": plan.config.fp8,
         "optimizer_state_bytes": plan.optimizer_entry.state_bytes,
         "device": device_facts(device),
-        "versions": {name: version(name) for name in ("torch", "ds_bert")},
+        "versions": {"torch": version("torch"), "ds_bert": __version__},
     }
 
 

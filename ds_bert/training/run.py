@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ds_bert import distributed, files
+from ds_bert import __version__, distributed, files
 from ds_bert.checkpoint.branches import finish, set_aside_newer
 from ds_bert.checkpoint.folder import CHECKPOINTS, Checkpoint
 from ds_bert.checkpoint.saving import tidy
@@ -133,7 +133,7 @@ def _record(plan: Plan) -> None:
     folder = Path(plan.config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     record = as_record(plan) | {
-        "versions": {name: version(name) for name in ("ds_bert", *PACKAGES)},
+        "versions": {"ds_bert": __version__, **{name: version(name) for name in PACKAGES}},
         "python": platform.python_version(),
         "commit": _commit(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
