@@ -226,6 +226,18 @@ def test_dry_run_measures_nothing_but_knows_what_was_measured(
     assert len(measured) == 1
 
 
+@pytest.mark.parametrize("name", ["seq128", "seq512", "continue/seq128", "continue/seq512"])
+def test_recipes_for_gpus_measure(tmp_path, golden, measured, capsys, name):
+    data = make_data(tmp_path / "train", golden, max_seq_length=(128, 512))
+    places = ("--train_data", data, "--validation_data", "", "--output_dir", tmp_path / "run")
+    flags = (*places, "--model", "bert-tiny", "--init_from", "", "--carry_moments", "false")
+    assert train(name, *flags, "--dry_run") == 0
+    assert "micro-batch to be measured" in capsys.readouterr().out
+    assert train(name, *flags, "--dry_run", "--train_micro_batch_size", "16") == 0
+    assert "= micro-batch 16 x accumulation" in capsys.readouterr().out
+    assert not measured
+
+
 def settle_on_this_rank(recipe: str, cache_home: str) -> tuple[int, int]:
     """The size that this rank ends with, and how often it measured."""
     os.environ["XDG_CACHE_HOME"] = cache_home
