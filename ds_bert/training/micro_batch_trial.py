@@ -39,6 +39,7 @@ class MicroBatchTrials:
 
     def __init__(self, plan: Plan, device: torch.device):
         self._plan, self._device = plan, device
+        _forget_peak(device)
         self._before = _used_memory(device)
         self._model: UnpaddedBert | None = None
 
@@ -53,12 +54,12 @@ class MicroBatchTrials:
         """Free the model and what was compiled for it."""
         self._model = None
         torch.compiler.reset()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        _forget_peak(self._device)
 
     def _try(self, size: int) -> Trial:
         if self._model is None:
             self._model = self._build_model()
+        _forget_peak(self._device)
         rows, lengths = _sample(self._plan)
         # Memory from the longest sequences: in a long run they do come together.
         longest = rows[np.argsort(-lengths, kind="stable")]
@@ -127,9 +128,10 @@ def engine_bytes(plan: Plan, device: torch.device) -> int:
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes that this rank can still allocate."""
+    """Bytes that this rank can still take from its device."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(device)[0]
     import psutil
 
     return psutil.virtual_memory().available // distributed.ranks_on_this_machine()
@@ -150,10 +152,17 @@ def device_facts(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _used_memory(device: torch.device) -> int:
-    """The largest number of bytes that has been allocated."""
+def _forget_peak(device: torch.device) -> None:
+    """Give cached blocks back, of other sizes than a run of the next one would have."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _used_memory(device: torch.device) -> int:
+    """The most bytes taken from the device, fragments included: those decide whether a run fits."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
     import psutil
 
     return psutil.Process().memory_info().rss  # never shrinks: distributed._keep_freed_memory

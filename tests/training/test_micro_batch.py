@@ -279,6 +279,31 @@ def test_out_of_memory_is_an_answer(auto_plan, monkeypatch):
     trials.close()
 
 
+def test_on_a_gpu_what_is_reserved_counts(monkeypatch):
+    """torch keeps freed blocks, which a process that begins with the next size would not have."""
+    memory = SimpleNamespace(held=0, cached=0, peak=0)
+
+    def empty_cache():
+        memory.cached = 0
+
+    def forget(_):
+        memory.peak = memory.held + memory.cached
+
+    def use(held, temporary):
+        memory.held, memory.cached = held, memory.cached + temporary
+        memory.peak = max(memory.peak, memory.held + memory.cached)
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", forget)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: memory.peak)
+    device, peaks = torch.device("cuda"), []
+    for temporary in (300, 100):
+        micro_batch_trial._forget_peak(device)
+        use(7, temporary)
+        peaks.append(micro_batch_trial._used_memory(device))
+    assert peaks == [307, 107]
+
+
 def test_engine_bytes(auto_plan):
     plan = auto_plan(bf16={"enabled": True})
     parameters = plan.num_parameters
