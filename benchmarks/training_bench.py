@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from engines import deepspeed_engine, plain_engine
-from flops import peak_flops, training_flops
 from suite import Report
 from synthetic_data import draw_lengths
 from torch.autograd import DeviceType
@@ -19,6 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 from training_arms import HuggingFace, Ours, Work
 
 from ds_bert.dataset.store import TokenStore
+from ds_bert.model.flops import peak_flops, training_flops
 from ds_bert.model.pretrained import read_model_config
 
 VALUE = "sequences_per_second"

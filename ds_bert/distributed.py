@@ -23,6 +23,8 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when DeepSpeed is first imported
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+# torch's settings of its GPU memory; the first name is today's (since torch 2.9), one is read.
+_ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 _START = timedelta(minutes=30)  # within which a collective ends
 _COME = 600  # seconds within which all ranks come
 _FOUND = timedelta(seconds=30)  # within which a store that answers is known to be our own
@@ -74,6 +76,7 @@ def setup(seconds_to_come: int = _COME) -> torch.device:
     launcher.complete()
     device = local_device()
     if device.type == "cuda":
+        _let_segments_grow()
         torch.cuda.set_device(device)
     else:
         _use_own_share_of_cores()
@@ -90,6 +93,16 @@ def _quiet() -> None:
     disable_progress_bar()
     set_verbosity_error()  # among others of heads that an objective does not use
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+
+
+def _let_segments_grow() -> None:
+    """Let torch's GPU memory grow in place, unless the user has settings of their own.
+
+    Unpadded batches differ in size, so blocks that one leaves seldom fit the next, and fragments
+    pile up. torch reads the variable at its first allocation.
+    """
+    if not any(name in os.environ for name in _ALLOCATOR):
+        os.environ[_ALLOCATOR[0]] = "expandable_segments:True"
 
 
 def _use_own_share_of_cores() -> None:

@@ -5,7 +5,7 @@
 Errors are relative norms against plain torch in float64, in brackets those of plain torch in the
 same dtype. Whether two runs give the same bits is told, not judged: FlashAttention's backward adds
 up with atomics. Speed is forward and backward over 65,536 tokens; operations are counted as in
-flops.py, and the backward as 2.5 times the forward.
+ds_bert/model/flops.py, and the backward as 2.5 times the forward.
 """
 
 import sys
@@ -19,10 +19,10 @@ from suite import Report, relative_errors, require, start
 from torch import Tensor
 
 require("numba", "ds_bert", "ds_bert_kernels")
-from flops import attention_flops
 from synthetic_data import lengths_of_batch
 
 from ds_bert.model.attention import flash_attention, looped_attention, memory_efficient_attention
+from ds_bert.model.flops import attention_flops
 
 BARS = {"title": "Attention, forward and backward, 65,536 tokens", "value": "ms", "unit": "ms"}
 # bf16 has three bits less than fp16; fp32 may go through split products of the tensor cores.

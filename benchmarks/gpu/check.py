@@ -12,9 +12,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # what benchmarks share
 
 import torch
-from flops import peak_flops
 from suite import copy_speed, start
 from timing import median_time
+
+from ds_bert.model.flops import peak_flops
 
 SIZES = {False: 8192, True: 64}  # by whether it is a smoke test
 LEAST = 1 / 3

@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from transformers import BertConfig
 
 require("numba", "ds_bert", "ds_bert_kernels")
-from flops import fp8_problem, layer_flops
+from fp8 import fp8_problem
 from synthetic_data import lengths_of_batch
 from torch._dynamo.utils import counters
 from transformers.models.bert.modeling_bert import BertLayer
 
 from ds_bert.model.attention import choose_attention, looped_attention
 from ds_bert.model.encoder import Encoder, attention_length
+from ds_bert.model.flops import layer_flops
 from ds_bert.model.fp8 import fp8_linear
 
 BARS = {"title": "One encoder layer, 65,536 tokens", "value": "ms", "unit": "ms"}

@@ -4,9 +4,10 @@
 
 Sequences and tokens are real ones: padding does not count, also where it is computed. Micro-batches
 hold about 65,536 real tokens; ds_bert makes a LAMB step after four. MFU is the operations of
-flops.py per second, by the peak of the data sheet in bf16, also for fp8. `wait` is the share of the
-time that passes with an idle GPU until the next batches are there. The text is random. One arm is
-alive at a time, so that BERT-large fits into 80 GB; what there is no time for is skipped.
+ds_bert/model/flops.py per second, by the peak of the data sheet in bf16, also for fp8. `wait` is
+the share of the time that passes with an idle GPU until the next batches are there. The text is
+random. One arm is alive at a time, so that BERT-large fits into 80 GB; what there is no time for is
+skipped.
 """
 
 import json
@@ -26,7 +27,7 @@ from suite import Report, relative_errors, require, seconds_left, start
 from transformers import BertForPreTraining
 
 require("numba", "ds_bert", "ds_bert_kernels")
-from flops import fp8_problem
+from fp8 import fp8_problem
 from synthetic_data import VOCAB_SIZE, write_dataset
 from training_arms import pad_batch
 from training_bench import PLAIN, VALUE, Bench

@@ -9,7 +9,7 @@ taken to cost an eighth of that. All of these are assumptions.
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from flops import PEAK_TFLOPS
+from ds_bert.model.flops import PEAK_TFLOPS
 
 
 class GPU(NamedTuple):

@@ -21,6 +21,7 @@ from ds_bert.model.attention import choose_attention
 from ds_bert.model.batch import MASKED_TOKENS, SEQUENCES, Batch
 from ds_bert.model.dropout import replace_dropout
 from ds_bert.model.encoder import Encoder
+from ds_bert.model.flops import training_flops
 from ds_bert.model.fp8 import fp8_linear
 
 
@@ -84,6 +85,11 @@ class UnpaddedBert(BertPreTrainedModel):
         self._encode = Encoder(attention, fp8_linear if fp8 else linear, compiled)
         chosen = [attention.__name__, *["compiled layers"] * compiled, *["fp8"] * fp8]
         return [", ".join(chosen), *refused]
+
+    def flops(self, batch: Batch) -> int:
+        """Operations of forward and backward over a batch; see `ds_bert.model.flops`."""
+        num_masked, pools = len(batch.masked_lm_labels), SEQUENCES in self.losses.values()
+        return training_flops(self.config, batch.sequence_lengths, num_masked, pools)
 
     def _masked_lm(self, hidden: Tensor, batch: Batch) -> LossSum:
         """Masked-LM loss of hidden states [T, H]; Devlin et al. 2019, section 3.1, task 1."""

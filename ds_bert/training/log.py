@@ -3,31 +3,45 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ds_bert import distributed, files
 from ds_bert.evaluation.metrics import loss_names
+from ds_bert.model.batch import Batch
+from ds_bert.model.flops import peak_flops
 from ds_bert.progress import Progress
 
 
 class RunLog:
-    """Counts sequences and tokens, measures rates (pauses taken out) and writes rows on rank 0.
+    """Counts what is done, measures rates (pauses taken out) and writes rows on rank 0.
 
     Args:
         folder: the run's folder; rows go to its metrics.jsonl.
         step: optimizer steps already done; rows of later steps, left by a crash, are removed.
         max_steps: optimizer steps in all.
+        device: of this rank; its memory and share of its peak are told.
+        flops: operations that a batch takes.
     """
 
-    def __init__(self, folder: Path, step: int, max_steps: int):
+    def __init__(
+        self,
+        folder: Path,
+        step: int,
+        max_steps: int,
+        device: torch.device,
+        flops: Callable[[Batch], int],
+    ):
         self._path = folder / "metrics.jsonl"
         self._step, self._max_steps = step, max_steps
+        self._device, self._flops_of, self._peak = device, flops, peak_flops(device)
         self._bar: Progress | None = None
         self._unwritten: list[str] = []  # rows that a full disk did not take
-        self._sequences = self._tokens = self._steps = 0
+        self._forget()
         self._since = time.monotonic()
         self._start, self._first_step = self._since, step
         if distributed.rank() == 0:
@@ -43,10 +57,11 @@ class RunLog:
         if self._bar is not None:
             self._bar.close()
 
-    def count(self, num_sequences: int, num_tokens: int) -> None:
+    def count(self, batch: Batch) -> None:
         """Count a micro-batch of this rank (tokens without padding)."""
-        self._sequences += num_sequences
-        self._tokens += num_tokens
+        self._sequences += batch.num_sequences
+        self._tokens += batch.num_tokens
+        self._flops += self._flops_of(batch)
 
     def advance(self) -> None:
         """Count an optimizer step."""
@@ -64,22 +79,38 @@ class RunLog:
         self._since += spent
         self._start += spent
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent inside is waited for data."""
+        start = time.monotonic()
+        yield
+        self._waited += time.monotonic() - start
+
     def log_training(self, metrics: dict[str, Any]) -> None:
         """Print and record a training row with the rates since the last one."""
         now = time.monotonic()
-        elapsed = max(now - self._since, 1e-9)
-        world = distributed.world_size()
-        row = metrics | {
-            "sequences_per_second": self._sequences * world / elapsed,
-            "tokens_per_second": self._tokens * world / elapsed,
-            "seconds_per_step": elapsed / max(self._steps, 1),
-        }
+        row = metrics | self._rates(max(now - self._since, 1e-9)) | _memory(self._device)
         done = self._step - self._first_step
         eta = (now - self._start) / max(done, 1) * (self._max_steps - self._step)
-        self._sequences = self._tokens = self._steps = 0
+        self._forget()
         self._since = now
         distributed.log(_training_line(self._step, self._max_steps, row, eta))
         self._write("train", row)
+
+    def _rates(self, seconds: float) -> dict[str, float | None]:
+        world = distributed.world_size()
+        return {
+            "sequences_per_second": self._sequences * world / seconds,
+            "tokens_per_second": self._tokens * world / seconds,
+            "seconds_per_step": seconds / max(self._steps, 1),
+            "flops_per_second": self._flops * world / seconds,
+            "mfu": self._flops / seconds / self._peak if self._peak else None,
+            "data_wait_share": self._waited / seconds,
+        }
+
+    def _forget(self) -> None:
+        self._sequences = self._tokens = self._steps = self._flops = 0
+        self._waited = 0.0
 
     def log_validation(self, metrics: dict[str, Any]) -> None:
         """Print and record a validation row."""
@@ -113,8 +144,22 @@ def _training_line(step: int, max_steps: int, row: dict[str, Any], eta: float) -
         + (f"gnorm {norm:.2f} " if norm is not None else "")
         + (f"skipped {skipped} " if skipped else "")
         + f"{row['sequences_per_second']:,.0f} seq/s {row['tokens_per_second']:,.0f} tok/s "
+        + (f"MFU {row['mfu']:.1%} " if row["mfu"] is not None else "")
+        + f"memory {row['memory_bytes'] / 1e9:.1f} GB data wait {row['data_wait_share']:.1%} "
         f"ETA {duration(eta)}"
     )
+
+
+def _memory(device: torch.device) -> dict[str, int]:
+    """On a GPU the most since the last call, reserved and allocated; on a CPU what is resident."""
+    if device.type == "cuda":
+        reserved = torch.cuda.max_memory_reserved(device)
+        allocated = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return {"memory_bytes": reserved, "memory_allocated_bytes": allocated}
+    import psutil
+
+    return {"memory_bytes": psutil.Process().memory_info().rss}
 
 
 def _means(metrics: dict[str, Any]) -> str:

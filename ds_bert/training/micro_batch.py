@@ -1,7 +1,8 @@
 """The micro-batch size of a recipe that says "auto": the fastest that fits into memory.
 
 It is that of the run which is resumed, else what was measured before for such a run on such a
-machine, else measured now. That happens before the run sets its seeds, so it changes no result.
+machine, else measured now, on an engine that is gone when the run builds its own. That happens
+before the run sets its seeds, so it changes no result.
 """
 
 import json
@@ -15,12 +16,15 @@ from typing import Any
 import torch
 
 from ds_bert import __version__, distributed, files
-from ds_bert.errors import ConfigurationError
+from ds_bert.config import MICRO_BATCH
 from ds_bert.training.micro_batch_trial import (
+    REPORTS,
+    Build,
     MicroBatchTrials,
     Trial,
     available_memory,
     device_facts,
+    nothing_fits,
 )
 from ds_bert.training.plan import Plan
 
@@ -28,39 +32,46 @@ MAX_TOKENS = 2**18  # of a micro-batch of full-length sequences
 MAX_SECONDS = 60.0  # of all trials but the first, which compiles
 MEMORY_SHARE = 0.92  # of what is available; the rest is for fragments and other libraries
 GAIN = 1.02  # a rate that is up to 2 % higher is not worth the memory
-# What speed and memory depend on: facts of a plan, and keys of a recipe.
+# What speed and memory depend on: facts of a plan, and all of a recipe but these keys.
 _FACTS = (
     "model",
+    "optimizer",
     "precision",
-    "train_batch_size",
     "world_size",
     "max_seq_length",
     "train_data",
     "objective",
     "masks",
 )
-_KEYS = ("zero_optimization", "data_types", "torch_autocast")
+_OTHER_KEYS = (MICRO_BATCH, "optimizer", *REPORTS)
 
 
-def settle(plan: Plan, device: torch.device) -> Plan:
-    """The plan with its micro-batch size; called by all ranks, rank 0 measures.
+def settle(plan: Plan, device: torch.device, build: Build) -> Plan:
+    """The plan with its micro-batch size; called by all ranks, which measure together.
 
     A dry run measures nothing: without an earlier answer the size stays open.
+
+    Args:
+        plan: of the run.
+        device: of this rank.
+        build: makes the engine and optimizer of a plan.
 
     Raises:
         ConfigurationError: not one sequence fits.
     """
     if not plan.micro_batch_is_open:
         return plan
-    size = distributed.from_rank_0(_find(plan, device) if distributed.rank() == 0 else None)
-    if size is not None:
-        return plan.with_micro_batch(size)
-    if plan.config.dry_run:
+    size = distributed.from_rank_0(_known(plan, device) if distributed.rank() == 0 else None)
+    if size is None and plan.config.dry_run:
         return plan
-    raise ConfigurationError(
-        f'micro-batch "auto": not one sequence of {plan.config.max_seq_length} tokens fits into '
-        "the memory of rank 0; choose a smaller model or a shorter max_seq_length"
-    )
+    if size is None:
+        trials = _measure(plan, device, build)
+        if not trials:
+            raise nothing_fits(plan)
+        size = _logged(choose(trials), f"measured, {cache_file()}")
+        if distributed.rank() == 0:
+            _keep(cache_file(), _facts(plan, device), size)
+    return plan.with_micro_batch(size)
 
 
 def candidates(share: int, max_size: int) -> list[int]:
@@ -119,27 +130,26 @@ def cache_file() -> Path:
     return files.cache_folder() / "micro_batch.json"
 
 
-def _find(plan: Plan, device: torch.device) -> int | None:
+def _known(plan: Plan, device: torch.device) -> int | None:
+    """The size that the run had before, or that was measured before for such a run."""
     if plan.resume_from is not None:
         record = plan.resume_from.folder.parent.parent / "config.json"
         if _fits(plan, size := _recorded_size(record)):
             return _logged(size, f"as before, {record}")
-    cache, facts = cache_file(), _facts(plan, device)
-    if _fits(plan, size := _cached_size(cache, facts)):
+    cache = cache_file()
+    if _fits(plan, size := _cached_size(cache, _facts(plan, device))):
         return _logged(size, f"measured before, {cache}")
-    if plan.config.dry_run or not (trials := _measure(plan, device)):
-        return None
-    _keep(cache, facts, choose(trials))
-    return _logged(choose(trials), f"measured, {cache}")
+    return None
 
 
-def _measure(plan: Plan, device: torch.device) -> list[Trial]:
+def _measure(plan: Plan, device: torch.device, build: Build) -> list[Trial]:
+    """All ranks come to the same answers, so that they try the same sizes."""
     share = plan.batch.train_batch_size // plan.batch.world_size
     sizes = candidates(share, max(1, MAX_TOKENS // plan.config.max_seq_length))
-    memory = MEMORY_SHARE * available_memory(device)
+    memory = MEMORY_SHARE * min(distributed.gather(available_memory(device)))
     distributed.log(f"{'micro-batch':>16}: measuring; up to {memory / 1e9:,.1f} GB may be used")
-    with closing(MicroBatchTrials(plan, device)) as trials:
-        return search(sizes, trials, memory)
+    with closing(MicroBatchTrials(plan, device, build)) as trials:
+        return search(sizes, trials, memory, lambda: distributed.from_rank_0(time.monotonic()))
 
 
 def _has_stalled(trials: list[Trial]) -> bool:
@@ -178,11 +188,10 @@ def _facts(plan: Plan, device: torch.device) -> dict[str, Any]:
     model = plan.model_config
     return {
         **{name: plan.facts[name] for name in _FACTS},
-        **{name: plan.recipe.get(name) for name in _KEYS},
+        **{name: value for name, value in plan.recipe.items() if name not in _OTHER_KEYS},
         "dropout": [model.hidden_dropout_prob, model.attention_probs_dropout_prob],
         "compile_layers": plan.config.compile_layers,
         "fp8": plan.config.fp8,
-        "optimizer_state_bytes": plan.optimizer_entry.state_bytes,
         "device": device_facts(device),
         "versions": {"torch": version("torch"), "ds_bert": __version__},
     }

@@ -57,7 +57,7 @@ def _run(config: TrainingConfig, recipe: dict[str, Any], device: torch.device) -
 def _plan(config: TrainingConfig, recipe: dict[str, Any], device: torch.device) -> Plan:
     plan = make_plan(config, recipe)
     require_agreement(machine() | what_all_compute(plan))
-    return micro_batch.settle(plan, device)
+    return micro_batch.settle(plan, device, build_engine)
 
 
 def _train(plan: Plan, device: torch.device, lock: RunLock) -> int:

@@ -67,8 +67,9 @@ class Trainer:
         self.plan, self.engine, self.state, self.device = plan, engine, state, device
         self.before_commit = before_commit
         self.config = plan.config
-        self.checkpoints = Path(plan.config.output_dir) / CHECKPOINTS
-        self.log = RunLog(Path(self.config.output_dir), state.step, self.config.max_steps)
+        folder, flops = Path(plan.config.output_dir), engine.module.flops
+        self.checkpoints = folder / CHECKPOINTS
+        self.log = RunLog(folder, state.step, self.config.max_steps, device, flops)
         self._losses = engine.module.losses
         self.sums = MetricSums(self._losses, device)
         self._stop_requested = self._stop_agreed = self._has_stepped = False
@@ -98,7 +99,9 @@ class Trainer:
         with stop_requests, self.log, data as steps:
             while state.step < config.max_steps:
                 standing.at("data" if self._has_stepped else "first step", state.step + 1)
-                self._step(next(steps))
+                with self.log.waiting():
+                    step = next(steps)
+                self._step(step)
                 last = state.step == config.max_steps
                 if last or self._stop_agreed or not self.settles_late or self._is_any_due():
                     self._settle()
@@ -142,7 +145,7 @@ class Trainer:
             launched.loss_scale = self._loss_scale()
             self.engine.step()
             self.sums.add(sums, batch.counts)
-            self.log.count(batch.num_sequences, batch.num_tokens)
+            self.log.count(batch)
         self._has_stepped = True
         self._finish(step, launched)
 

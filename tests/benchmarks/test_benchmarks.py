@@ -12,7 +12,6 @@ import pytest
 import torch
 from conftest import ROOT
 from script_loader import load_file
-from transformers import BertConfig
 
 SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks/gpu").glob("*.py"))
 SCRIPTS.remove("check")  # writes no rows
@@ -114,26 +113,6 @@ def test_bars_are_as_long_as_their_values(report):
     widths = [float(rectangle.get("width")) for rectangle in rectangles]
     assert widths == pytest.approx([plot.LENGTH / 4, plot.LENGTH], abs=0.1)
     assert plot.draw({"machine": machine, "rows": report.rows}) is None
-
-
-@pytest.mark.parametrize(
-    ("sizes", "length", "masked", "teraflops"),
-    [
-        ((12, 768), 128, 20, 0.0699),
-        ((12, 768), 512, 76, 0.3009),
-        ((24, 1024), 128, 20, 0.2406),
-        ((24, 1024), 512, 76, 1.0198),
-    ],
-)
-def test_operations_of_a_sequence(report, sizes, length, masked, teraflops):
-    from flops import training_flops
-
-    layers, hidden_size = sizes
-    config = BertConfig(
-        num_hidden_layers=layers, hidden_size=hidden_size, intermediate_size=4 * hidden_size
-    )
-    found = [training_flops(config, [length] * count, count * masked) for count in (1, 3)]
-    assert found == pytest.approx([teraflops * 1e12, 3 * teraflops * 1e12], rel=1e-3)
 
 
 def test_real_lengths_are_those_of_wikipedia(report):

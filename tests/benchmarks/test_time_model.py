@@ -42,9 +42,9 @@ def test_an_estimate_by_other_hands_agrees(case):
 
 @pytest.mark.parametrize("model", ["bert-base", "bert-large"])
 def test_operations_are_those_of_flops(model):
-    from flops import attention_flops, layer_flops, training_flops
     from time_model import products
 
+    from ds_bert.model.flops import attention_flops, layer_flops, training_flops
     from ds_bert.model.pretrained import PRESETS
 
     config = BertConfig(**PRESETS[model], vocab_size=30_592)

@@ -16,8 +16,9 @@ from ds_bert.commands.train import main, parse_command_line
 from ds_bert.config import MICRO_BATCH
 from ds_bert.training import micro_batch, micro_batch_trial
 from ds_bert.training.micro_batch import candidates, choose, search
-from ds_bert.training.micro_batch_trial import MicroBatchTrials, Trial, engine_bytes
+from ds_bert.training.micro_batch_trial import Trial
 from ds_bert.training.plan import make_plan
+from ds_bert.training.run import build_engine
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_process_group")
@@ -41,7 +42,7 @@ def measured(monkeypatch):
     """Replaces measuring by an answer; the list grows with each measurement."""
     calls = []
 
-    def measure(plan, device):
+    def measure(plan, *_):
         calls.append(plan)
         return [Trial(1, 10.0, 100), Trial(2, 20.0, 200), Trial(4, 20.3, 400)]
 
@@ -61,7 +62,7 @@ def auto_plan(tmp_path, data):
 
 
 def settled_size(plan) -> int:
-    return micro_batch.settle(plan, CPU).batch.micro_batch_size
+    return micro_batch.settle(plan, CPU, build_engine).batch.micro_batch_size
 
 
 def train(recipe, *flags) -> int:
@@ -226,6 +227,18 @@ def test_dry_run_measures_nothing_but_knows_what_was_measured(
     assert len(measured) == 1
 
 
+@pytest.mark.parametrize("name", ["seq128", "seq512", "continue/seq128", "continue/seq512"])
+def test_recipes_for_gpus_measure(tmp_path, golden, measured, capsys, name):
+    data = make_data(tmp_path / "train", golden, max_seq_length=(128, 512))
+    places = ("--train_data", data, "--validation_data", "", "--output_dir", tmp_path / "run")
+    flags = (*places, "--model", "bert-tiny", "--init_from", "", "--carry_moments", "false")
+    assert train(name, *flags, "--dry_run") == 0
+    assert "micro-batch to be measured" in capsys.readouterr().out
+    assert train(name, *flags, "--dry_run", "--train_micro_batch_size", "16") == 0
+    assert "= micro-batch 16 x accumulation" in capsys.readouterr().out
+    assert not measured
+
+
 def settle_on_this_rank(recipe: str, cache_home: str) -> tuple[int, int]:
     """The size that this rank ends with, and how often it measured."""
     os.environ["XDG_CACHE_HOME"] = cache_home
@@ -240,10 +253,11 @@ def settle_on_this_rank(recipe: str, cache_home: str) -> tuple[int, int]:
     return settled_size(plan), len(calls)
 
 
-def test_rank_0_measures_for_all(tmp_path, data):
+def test_all_ranks_measure_and_know(tmp_path, data):
     recipe = write_recipe(tmp_path, data, **{MICRO_BATCH: "auto"})
-    results = run_ranks(settle_on_this_rank, 2, str(recipe), str(tmp_path / "cache"))
-    assert results == [(2, 1), (2, 0)]
+    for times in (1, 0):
+        results = run_ranks(settle_on_this_rank, 2, str(recipe), str(tmp_path / "cache"))
+        assert results == [(2, times), (2, times)]
 
 
 def test_nothing_fits(tmp_path, data, monkeypatch, capsys):
@@ -254,32 +268,6 @@ def test_nothing_fits(tmp_path, data, monkeypatch, capsys):
     assert "too much" in captured.out
     assert not (tmp_path / "run").exists()
     assert not micro_batch.cache_file().exists()
-
-
-def test_out_of_memory_is_an_answer(auto_plan, monkeypatch):
-    def fail(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    trials = MicroBatchTrials(auto_plan(), CPU)
-    assert trials(2) is not None
-    monkeypatch.setattr(trials, "_pass", fail)
-    assert trials(4) is None
-    trials.close()
-
-
-def test_engine_bytes(auto_plan):
-    plan = auto_plan(bf16={"enabled": True})
-    parameters = plan.num_parameters
-    assert engine_bytes(plan, CPU) == (16 + 4) * parameters
-    whole = plan.with_micro_batch(8)  # without accumulation DeepSpeed takes another optimizer
-    assert engine_bytes(whole, CPU) == (16 + 2) * parameters
-    plan = auto_plan(fp16={"enabled": True}, zero_optimization={"reduce_bucket_size": 1000})
-    assert engine_bytes(plan, CPU) == 16 * parameters + 2 * 1000
-    plan = auto_plan(zero_optimization={"overlap_comm": True})
-    assert engine_bytes(plan, CPU) == (16 + 2 * 4) * parameters
-    assert engine_bytes(plan, torch.device("cuda")) == 16 * parameters + 2 * 4 * 5 * 10**8
-    plan = auto_plan(zero_optimization={"stage": 0})
-    assert engine_bytes(plan, CPU) == 8 * parameters
 
 
 def test_auto_computes_what_its_number_computes(tmp_path, data, capsys):

@@ -1,13 +1,17 @@
 """What a run writes down about itself, and when it looks after its ranks."""
 
+import importlib.metadata
+import json
 import subprocess
 
 import pytest
 from data_util import exit_code
 from training_util import make_data, write_recipe
 
+from ds_bert import __version__
 from ds_bert.commands.train import main
-from ds_bert.training import run, trainer
+from ds_bert.config import MICRO_BATCH
+from ds_bert.training import micro_batch_trial, run, trainer
 
 
 @pytest.mark.usefixtures("one_process_group")
@@ -20,6 +24,27 @@ def test_replicas_are_compared_at_the_start_and_every_so_many_steps(tmp_path, go
     recipe = write_recipe(tmp_path, data, section=section)
     assert exit_code(main, "--ds_config", recipe) == 0
     assert seen == [{"step": step, "samples": 8 * step} for step in (0, 2, 4)]
+
+
+@pytest.mark.usefixtures("one_process_group")
+def test_a_folder_that_is_not_installed_trains(tmp_path, golden, monkeypatch):
+    """Where ds_bert is imported from a folder, the package's metadata are absent."""
+    distribution = importlib.metadata.distribution
+
+    def found(name):
+        if name.replace("-", "_") == "ds_bert":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return distribution(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", found)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(micro_batch_trial, "_SECONDS", 0.0)
+    data = make_data(tmp_path / "data", golden)
+    recipe = write_recipe(tmp_path, data, section={"max_steps": 2}, **{MICRO_BATCH: "auto"})
+    assert exit_code(main, "--ds_config", recipe) == 0
+    record = json.loads((tmp_path / "run/config.json").read_text())
+    assert record["versions"]["ds_bert"] == __version__
+    assert record["versions"]["numpy"] == distribution("numpy").version
 
 
 def git(folder, *words):

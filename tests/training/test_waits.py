@@ -13,6 +13,7 @@ import pytest
 import torch
 from data_util import exit_code
 from deepspeed.accelerator import get_accelerator
+from gpu_marks import NEEDS_GPU
 from operations import Operations
 from training_util import make_data, write_recipe
 
@@ -95,16 +96,15 @@ def test_with_deepspeeds_own_ways_the_same_count_finds_them(tmp_path, data, late
     }
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_sees_no_question(tmp_path, data, late):
+@pytest.mark.parametrize("precision", [pytest.param(BF16, marks=NEEDS_GPU)])
+def test_a_gpu_sees_no_question(tmp_path, data, late, precision):
     def forbid(trainer):
         torch.cuda.set_sync_debug_mode("error" if trainer.state.step >= 2 else "default")
 
     late.append(forbid)
     section = {"max_steps": 6, "log_interval": 10, "check_interval": 0}
     try:
-        recipe = write_recipe(tmp_path, data, section=section, **BF16)
+        recipe = write_recipe(tmp_path, data, section=section, **precision)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Trainer, "_log", lambda *_: torch.cuda.set_sync_debug_mode("default"))
             assert train(recipe) == 0
