@@ -36,8 +36,9 @@ def _at_once(scene: Scene) -> None:
 @fault("folder.one_port", "two runs, two folders, one master port", launches=2)
 def _one_port(scene: Scene) -> None:
     port = free_port()
-    other = scene.train("--output_dir", "other", launcher="deepspeed", port=port)
-    scene.wait(scene.stage.seconds_to_start)
+    slowly = {"launcher": "deepspeed", "sabotage": SLOWLY}
+    other = scene.train("--output_dir", "other", port=port, **slowly)
+    other.wait_for_line("encoder: ")  # its ranks have met
     first = scene.train(launcher="ranks", sabotage=SLOWLY, port=port)
     jobs = [first, other]
     jobs[0].wait_until(lambda: any(not job.is_running for job in jobs), "refusal")
