@@ -176,6 +176,8 @@ def _check_values(section: dict[str, Any], where: str = "") -> None:
         elif key in _POSITIVE:
             expected = f"a number of at least 1 and at most {_MOST:,}"
             require(is_number and 1 <= value <= _MOST, name, value, expected)
+        elif key == "communication_data_type":
+            require(value in ("fp32", "fp16", "bf16"), name, value, "fp32, fp16 or bf16")
         elif key == "gradient_clipping":
             require(is_number and value >= 0, name, value, "a number of at least 0; 0: no clipping")
 

@@ -219,6 +219,7 @@ BAD = {
     "length not in data": ({"max_seq_length": 128}, {}, 3, "no instances of max_seq_length 128"),
     "batch": ({}, {"train_batch_size": 9}, 2, "impossible batch"),
     "misspelt": ({"max_step": 3}, {}, 2, 'did you mean "max_steps"'),
+    "reduction in integers": ({}, {"communication_data_type": "int8"}, 2, "expected fp32, fp16 or"),
     "misspelt engine key": ({}, {"gradient_cliping": 1.0}, 2, 'did you mean "gradient_clipping"'),
     "fp16 and bf16": ({}, {"fp16": {"enabled": True}, "bf16": {"enabled": True}}, 2, "both"),
     "fp8 with autocast": (
