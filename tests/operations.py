@@ -4,9 +4,16 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
+import deepspeed
+import ds_bert_kernels
 from torch.utils._python_dispatch import TorchDispatchMode
 
-OWN = ("ds_bert", "deepspeed", "kernels")  # folders whose code counts as the one that asks
+import ds_bert
+
+# Whose code counts as the one that asks.
+OWN = [
+    Path(folder) for package in (ds_bert, deepspeed, ds_bert_kernels) for folder in package.__path__
+]
 READS = ("aten._local_scalar_dense", "aten.equal", "aten.is_nonzero", "aten.nonzero")
 
 
@@ -34,6 +41,6 @@ class Operations(TorchDispatchMode):
 def _who_asks():
     for frame in reversed(traceback.extract_stack()):
         path = Path(frame.filename)
-        if path != Path(__file__) and any(folder in path.parts for folder in OWN):
+        if any(path.is_relative_to(folder) for folder in OWN):
             return path.name, frame.name
     return "", ""

@@ -39,8 +39,15 @@ def cases():
         )
     for dtype in ("bf16", "fp32"):
         types = PARTITION | PIECES | dict.fromkeys(SCALARS, "fp32")
-        types |= {"gradient": f"*{dtype}", "gradient_scale": "*fp32", "adaptives": "*i32"}
-        for name in ("parameter_sums", "update_sums", "parameter_norms", "update_norms"):
+        types |= {"gradient": f"*{dtype}", "adaptives": "*i32"}
+        for name in (
+            "gradient_scale",
+            "found_inf",
+            "parameter_sums",
+            "update_sums",
+            "parameter_norms",
+            "update_norms",
+        ):
             types[name] = "*fp32"
         for is_cut in (False, True):
             constants = {"BLOCK": lamb.BLOCK, "IS_CUT": is_cut}

@@ -65,7 +65,8 @@ def test_clipped_as_deepspeed_does_up_to_rounding(optimizer):
     expected = state(*trained(False, optimizer=optimizer, clip=CLIP))
     engine, own = trained(True, optimizer=optimizer, clip=CLIP)
     for name, found in state(engine, own).items():
-        torch.testing.assert_close(found, expected[name], rtol=1e-4, atol=1e-5)
+        # AdamW's first steps are signs: single ones turn over.
+        assert (found - expected[name]).norm() <= 0.01 * expected[name].norm(), name
     assert float(engine.get_global_grad_norm()) > CLIP, "nothing was clipped"
     moments = "exp_avg 0"
     assert (free[moments] - expected[moments]).norm() > 0.1 * free[moments].norm()

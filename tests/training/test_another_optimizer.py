@@ -66,14 +66,14 @@ def train(recipe: str, *flags: str) -> int:
 
 def stopped(recipe: str) -> int:
     """As `train`, with a signal to rank 0 after some steps."""
-    after_step = Trainer._after_step
+    finish = Trainer._finish
 
     def stop(trainer, *arguments):
-        after_step(trainer, *arguments)
-        if trainer.state.step == STOP and distributed.rank() == 0:
+        if trainer.state.step == STOP - 1 and distributed.rank() == 0:
             signal.raise_signal(signal.SIGUSR1)
+        finish(trainer, *arguments)
 
-    with mock.patch.object(Trainer, "_after_step", stop):
+    with mock.patch.object(Trainer, "_finish", stop):
         return train(recipe)
 
 
