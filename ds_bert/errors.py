@@ -117,6 +117,6 @@ def exit_with(main: Callable[[], int | None]) -> NoReturn:
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
-        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt as error:
+        report(error)
+        sys.exit(exit_code(error))

@@ -11,6 +11,7 @@ All ranks come to the same answer: what they go by is agreed on, or summed over 
 import math
 from collections import deque
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -88,9 +89,9 @@ class Launched:
         """Take this rank's part of the step's loss, a scalar."""
         self.losses.append(loss.detach())
 
-    @property
+    @cached_property
     def loss(self) -> Tensor:
-        """This rank's share of the loss in nats, fp32 scalar on the device."""
+        """This rank's share of the loss in nats, fp32 scalar on the device; of a finished step."""
         return torch.stack(self.losses).sum()
 
     def figures(self, skipped: bool) -> StepFigures:

@@ -42,7 +42,7 @@ class WaitlessBF16Optimizer(BF16_Optimizer):
         self.overflow, self._global_grad_norm = False, torch.where(is_finite, norm, torch.inf)
         self.optimizer.found_inf = self.skipped.float()
         self.optimizer.grad_scale = (
-            ((norm + 1e-6) / self.clip_grad).clamp(min=1.0) if (self.clip_grad > 0) else None
+            ((norm + 1e-6) / self.clip_grad).clamp(min=1.0) if self.clip_grad > 0 else None
         )
         partitions = zip(
             self.fp32_groups_flat_partition, self.fp32_groups_gradient_flat_partition, strict=True
