@@ -25,6 +25,8 @@ from machine import ROOT, save
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ds_bert.checkpoint.state import SAFE_GLOBALS
+
 MODEL = {
     "model_type": "bert", "vocab_size": 30_522, "hidden_size": 128, "intermediate_size": 512,
     "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 128,
@@ -63,7 +65,8 @@ def train(dataset: str, ranks: int, reduction: str, steps: int, folder: Path) ->
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, *command], check=True, capture_output=True, env=environment)
     found = folder / f"run/checkpoints/step_{steps}"
-    states = [torch.load(path, weights_only=False) for path in _partitions(found)]
+    with torch.serialization.safe_globals(SAFE_GLOBALS):
+        states = [torch.load(path, weights_only=True) for path in _partitions(found)]
     moments = [
         values["exp_avg"]
         for state in states
