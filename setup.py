@@ -48,6 +48,7 @@ setup(
         "deepspeed>=0.19.8,<0.20",
         "transformers>=5.10",
         "datasets>=4",
+        "fsspec",
         "pyarrow>=23.0.1",  # of datasets; the first without CVE-2026-25087
         "numpy>=2.0",
         "numba>=0.62",
@@ -61,7 +62,9 @@ setup(
         "gpu": ["triton"],
         "zstd": ["zstandard>=0.22"],
         "split": ["sentencex>=1.0.20"],
+        "remote": ["aiohttp>=3.9", "s3fs", "gcsfs"],
         "dev": [
+            "aiohttp>=3.9",
             "pytest",
             "pytest-xdist",
             "ruff",

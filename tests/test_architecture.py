@@ -13,7 +13,8 @@ HOUSE = ROOT / "ds_bert"
 # From the ground up. A room may import from itself and from those named before it.
 ROOMS = (
     # Single files, for all.
-    *("errors", "files", "progress", "config", "recipes", "compiled", "launcher", "distributed"),
+    *("errors", "files", "progress", "config", "recipes", "compiled", "retries"),
+    *("launcher", "distributed"),
     *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing"),
     *("model", "optim", "checkpoint", "evaluation", "guards", "divergence", "training"),
     "commands",
