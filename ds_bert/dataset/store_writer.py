@@ -217,7 +217,11 @@ class StoreWriter:
 
     def rows(self, max_seq_length: int) -> NDArray:
         """Memory map of the rows of one length."""
-        return next(self._read({row_array(max_seq_length): INSTANCE_DTYPE}))
+        return self.array(row_array(max_seq_length), INSTANCE_DTYPE)
+
+    def array(self, name: str, dtype: np.dtype) -> NDArray:
+        """Memory map of any array that was written."""
+        return next(self._read({name: dtype}))
 
     def masks(self, max_seq_length: int) -> StoredMasks:
         """Memory maps of the masks of one length."""

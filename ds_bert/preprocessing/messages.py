@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ds_bert.dataset.options import MLM_NSP, InstanceOptions
+from ds_bert.preprocessing.documents import LEFT_OUT_COUNT
 from ds_bert.preprocessing.job import Result
 from ds_bert.preprocessing.options import TRAIN, VALIDATION, PreprocessOptions
 from ds_bert.reports.corpus import PAGE
@@ -13,6 +14,7 @@ from ds_bert.tokenizer.vocabulary import SPECIAL_TOKENS
 _LONG_DOCUMENT = 5_000  # sentences; more in every document: blank lines are surely missing
 _MANY_UNKNOWN, _MANY_RANDOM, _MANY_CASED = 0.01, 0.75, 0.05
 _MANY_SINGLE, _MANY_REPEATS, _MANY_LONG, _MUCH_PADDING = 0.5, 0.1, 0.001, 0.75
+_MANY_NEAR = 0.05
 
 
 def warnings(options: PreprocessOptions, result: Result) -> Iterator[str]:
@@ -67,6 +69,12 @@ def _corpus_warnings(report: dict[str, Any], has_pairs: bool) -> Iterator[str]:
             f"{about}{repeats['share']:.0%} of the lines repeat another line; remove boilerplate "
             "and copies of documents"
         )
+    near = report.get("near_duplicates", {"share": 0.0})
+    if near["share"] > _MANY_NEAR:
+        yield (
+            f"{near['share']:.0%} of the documents are nearly the same as an earlier one; leave "
+            "them out with --deduplicate"
+        )
     longest, figures = max(report["lengths"].items(), key=lambda item: int(item[0]))
     if figures["longer_sentences"] > _MANY_LONG * report["sentences"]:
         yield (
@@ -115,6 +123,8 @@ def last_screen(result: Result) -> str:
     statistics = result.data_sets[TRAIN].meta["statistics"]
     unknown = statistics["unknown_words"] / max(1, statistics["words"])
     lines.append(f"{statistics['words']:,} words, {unknown:.2%} of them unknown")
+    if LEFT_OUT_COUNT in statistics:
+        lines.append(f"{statistics[LEFT_OUT_COUNT]:,} near-duplicate documents left out")
     if report := result.data_sets[TRAIN].meta.get("report"):
         lines.append(
             f"{report['pieces_per_word']:.2f} tokens for each word, "

@@ -12,7 +12,7 @@ from ds_bert.dataset.commit import fingerprint
 from ds_bert.dataset.options import MLM, MLM_NSP, MODES, OBJECTIVES, InstanceOptions
 from ds_bert.errors import ConfigurationError, require
 from ds_bert.text.blocks import BLOCK_BYTES
-from ds_bert.text.inputs import TEXT_COLUMN, find_inputs
+from ds_bert.text.inputs import TEXT_COLUMN, TextCorpus, find_corpora
 from ds_bert.text.source import Input
 
 DUPE_FACTOR = {"fast": 5, "exact": 10}
@@ -39,8 +39,9 @@ class PreprocessOptions:
     input_file: Sequence[str] = option(
         ("data/train.txt",),
         "files (text, .jsonl, .csv, .parquet; also .gz, .xz, .bz2, .zst), globs, folders, "
-        "data sets of save_to_disk, hf:OWNER/NAME[:CONFIG[:SPLIT]] of the hub, - for standard "
-        "input; comma lists; default {default}",
+        "data sets of save_to_disk, hf:OWNER/NAME[:CONFIG[:SPLIT]] of the hub, https://, s3://, "
+        "gs://, - for standard input; comma lists; NAME=INPUT[:WEIGHT] for several corpora; "
+        "default {default}",
         group=FILES,
         metavar="FILE",
     )
@@ -76,6 +77,11 @@ class PreprocessOptions:
     )
     overwrite: bool = option(
         False, "replace an existing data set, also an unfinished one of other options", group=FILES
+    )
+    deduplicate: bool = option(
+        False,
+        "leave out documents that are nearly the same as an earlier one; they are counted always",
+        group=FILES,
     )
     objective: str = option(
         MLM_NSP,
@@ -150,6 +156,11 @@ class PreprocessOptions:
         require(differ, "--max_seq_length", _joined(lengths), "different lengths")
         require(0 <= self.fraction < 1, "--validation_fraction", self.fraction, "in [0, 1)")
         require(self.num_workers >= 1, "--num_workers", self.num_workers, "1 or more")
+        if self.deduplicate and self.mode == "exact":
+            raise ConfigurationError(
+                "--deduplicate with --mode exact: Google's script leaves no document out; remove "
+                "--deduplicate (near-duplicates are counted in the report), or use --mode fast"
+            )
         require(self.errors in ERRORS, "--errors", self.errors, ", ".join(ERRORS))
         if len(self.folders) > 1:
             train, validation = (folder.resolve() for folder in self.folders.values())
@@ -160,19 +171,36 @@ class PreprocessOptions:
                 )
 
     def find_inputs(self) -> list[Input]:
-        """The inputs; what comes through a pipe is kept beside the output for as long.
+        """The inputs of all corpora; see `find_corpora`."""
+        return [source for corpus in self.find_corpora() for source in corpus.inputs]
+
+    def find_corpora(self) -> list[TextCorpus]:
+        """The text; what comes through a pipe is kept beside the output for as long.
 
         Raises:
-            ConfigurationError: an input cannot be read here (a package is missing, a full disk).
+            ConfigurationError: an input cannot be read here (a package is missing, a full disk), or
+                exact mode is asked for several corpora.
             DataError: an input is absent.
         """
-        return find_inputs(
+        corpora = find_corpora(
             self.input_file,
             text_column=self.text_column,
             sentence_splitter=self.sentence_splitter,
             spool_folder=Path(self.output_dir).parent,
             leave_out=Path(self.vocab_file),
         )
+        if corpora[0].name and self.mode == "exact":
+            raise ConfigurationError(
+                f"--input_file {corpora[0].name}=... with --mode exact: Google's script shuffles "
+                "all documents together and knows no corpora; leave the names out, or use "
+                "--mode fast"
+            )
+        return corpora
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether not all documents go into one data set."""
+        return self.fraction > 0 or self.deduplicate
 
     @property
     def fraction(self) -> float:
@@ -247,6 +275,8 @@ class PreprocessOptions:
         split = [part, self.fraction, self.random_seed] if self.fraction > 0 else None
         options = [options.record for options in self.instance_options(part)]
         deciding = {**facts, "inputs": contents, "split": split, "options": options}
+        if self.deduplicate:
+            deciding["deduplicate"] = True
         return fingerprint(deciding)
 
 
