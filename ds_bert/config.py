@@ -82,6 +82,11 @@ class TrainingConfig:
     random_replace_prob: float | None = option(
         None, "share of the masked tokens shown as a random token; default 0.1"
     )
+    corpus_weights: str | None = option(
+        None,
+        "shares of the samples for the corpora of the data set, such as en=2,de=1; size: each row "
+        "once in an epoch; default: the data set's",
+    )
     seed: int = option(42, "seed of weights, dropout, sample order and masks")
     log_interval: int = option(10, "optimizer steps between two lines of the log")
     eval_interval: int = option(500, "optimizer steps between two validations; 0: only at the end")
