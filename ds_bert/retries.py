@@ -1,5 +1,6 @@
 """Trying again what another machine did not do at once, and saying why it did not."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -9,6 +10,8 @@ from ds_bert.errors import DataError, SourceUnavailable
 ATTEMPTS = 5
 FIRST_PAUSE = 1.0  # seconds before the second attempt; doubled before each further one
 _GONE, _DENIED, _BUSY = {404, 410}, {401, 403, 407}, {408, 425, 429}  # statuses of HTTP
+_QUERY = re.compile(r"(\w://[^\s?'\"]*)\?[^\s'\")]*")
+_PASSWORD = re.compile(r"(\w://)[^\s/@]*@")
 
 Result = TypeVar("Result")
 
@@ -74,4 +77,9 @@ def _statuses(error: BaseException | None) -> Iterator[int]:
 def _in_a_line(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return public(" ".join(f"{type(error).__name__}: {error}".split()))
+
+
+def public(text: str) -> str:
+    """A text without what may be secret in its addresses: passwords and queries."""
+    return _PASSWORD.sub(r"\1", _QUERY.sub(r"\1", text))

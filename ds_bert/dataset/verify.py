@@ -6,8 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ds_bert.dataset.documents import document_ranges
-from ds_bert.dataset.format import StoredMasks, mask_arrays, row_array, table_name
-from ds_bert.dataset.npy import damaged_block
+from ds_bert.dataset.format import (
+    LEFT_OUT,
+    OFFSET_DTYPE,
+    StoredMasks,
+    mask_arrays,
+    row_array,
+    table_name,
+)
+from ds_bert.dataset.npy import HEADER_BYTES, damaged_block, read_npy
 from ds_bert.dataset.options import MLM_NSP
 from ds_bert.dataset.store import InstanceTable, TokenStore
 from ds_bert.errors import DataError
@@ -42,6 +49,10 @@ def _arrays(store: TokenStore, tables: list[InstanceTable]) -> Iterator[tuple[st
     yield "sentence_ends", documents.sentence_ends
     yield "document_token_offsets", documents.token_offsets
     yield "document_sentence_offsets", documents.sentence_offsets
+    if record := store.meta["files"].get(f"{LEFT_OUT}.npy"):
+        num_items = (record["bytes"] - HEADER_BYTES) // OFFSET_DTYPE.itemsize
+        path = store.folder / f"{LEFT_OUT}.npy"
+        yield LEFT_OUT, read_npy(path, OFFSET_DTYPE, num_items, record["bytes"])
     for table in tables:
         yield row_array(table.max_seq_length), table.rows
         if table.masks is not None:

@@ -63,10 +63,11 @@ def near_duplicates(
     with Progress("near-duplicates") as progress:
         ranges = document_ranges(documents.sentence_offsets)
         for last in ordered_map(sign, ranges, num_workers):
-            progress.update(last / num_documents)
+            progress.update(last / num_documents / 2)
         found = np.zeros(num_documents, np.bool_)
-        for band in keys:
+        for number, band in enumerate(keys, 1):
             _compare_band(documents, band, found)
+            progress.update(0.5 + number / _BANDS / 2)
     return found
 
 

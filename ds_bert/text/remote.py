@@ -13,7 +13,7 @@ from pathlib import PosixPath
 from typing import Any, NamedTuple
 
 from ds_bert.errors import ConfigurationError, DataError
-from ds_bert.retries import retried
+from ds_bert.retries import public, retried
 
 LOOK_SECONDS = 10.0  # at least so long between two questions whether a file is still the same
 _CONNECT_SECONDS, _SILENCE_SECONDS = 30, 60  # after these a connection counts as lost
@@ -38,12 +38,15 @@ class State(NamedTuple):
     Attributes:
         num_bytes: its size; None: not told.
         checksum: of its content, such as "ETag: ..."; None: not told.
-        time: of the last change, as it is told; None: not told.
+        time: of the last change, where there is no checksum; None: not told.
     """
 
     num_bytes: int | None
     checksum: str | None
     time: str | None
+
+
+_KNOWN: dict[str, tuple[float, State]] = {}  # by address: when it was asked, and the answer
 
 
 class RemotePath(PosixPath):
@@ -55,7 +58,7 @@ class RemotePath(PosixPath):
     url: str = ""
 
     def __str__(self) -> str:
-        return re.sub(r"//[^/@]*@", "//", self.url.partition("?")[0])
+        return public(self.url)
 
 
 def is_address(name: str) -> bool:
@@ -77,13 +80,18 @@ def find_remote(address: str) -> list[RemotePath]:
         look(path)
         return [path]
     system, pattern = _system(address)
-    found = retried(address, lambda: sorted(system.glob(pattern)))
-    paths = [_path(system.unstrip_protocol(name)) for name in found]
+    shown = public(address)
+    found = retried(shown, lambda: system.glob(pattern, detail=True))
+    paths = {_path(system.unstrip_protocol(name)): found[name] for name in sorted(found)}
+    for path, info in paths.items():
+        told = _as_state(info)
+        if told.num_bytes is not None and told.checksum is not None:  # no need to ask for each
+            _KNOWN[path.url] = (time.monotonic(), told)
     if not paths:
         raise DataError(
-            f"no file matches {address}; name the files (few web servers list what they have)"
+            f"no file matches {shown}; name the files (few web servers list what they have)"
         )
-    return paths
+    return list(paths)
 
 
 def look(path: RemotePath) -> State:
@@ -102,25 +110,28 @@ def look(path: RemotePath) -> State:
     info = retried(path, ask)
     if info["type"] == "directory":
         raise DataError(f"{path} is a folder; name its files, for example {path}/*")
+    _KNOWN[path.url] = (time.monotonic(), found := _as_state(info))
+    return found
+
+
+def _as_state(info: dict[str, Any]) -> State:
     info = {**info, **(info.get("lfs") or {})}
     told = ((key, info.get(key)) for key in _CHECKSUMS)
     sure = (f"{key}: {value}" for key, value in told if value and not str(value).startswith("W/"))
-    times = (str(info[key]) for key in _TIMES if info.get(key))
-    return State(info.get("size"), next(sure, None), next(times, None))
+    checksum = next(sure, None)
+    times = (str(info[key]) for key in _TIMES if checksum is None and info.get(key))
+    return State(info.get("size"), checksum, next(times, None))
 
 
-@cache
-def _last_look(url: str) -> dict[str, Any]:
-    return {"at": -LOOK_SECONDS, "state": None}
+def known(path: RemotePath) -> State:
+    """The state of a file when it was last looked at."""
+    return _KNOWN[path.url][1] if path.url in _KNOWN else look(path)
 
 
 def state(path: RemotePath) -> State:
     """As `look`, but not for every block that is read."""
-    last = _last_look(path.url)
-    if time.monotonic() - last["at"] >= LOOK_SECONDS:
-        last["state"] = look(path)
-        last["at"] = time.monotonic()
-    return last["state"]
+    asked, _ = _KNOWN.get(path.url, (-LOOK_SECONDS, None))
+    return look(path) if time.monotonic() - asked >= LOOK_SECONDS else known(path)
 
 
 def open_remote(path: RemotePath) -> io.BufferedReader:
@@ -138,7 +149,7 @@ class _RemoteFile(io.RawIOBase):
     def __init__(self, path: RemotePath) -> None:
         self.name = str(path)
         self._path, self._position = path, 0
-        self._num_bytes = look(path).num_bytes
+        self._num_bytes = known(path).num_bytes
         self._file: Any = None
         self._has_ranges = True
 
@@ -241,5 +252,5 @@ def _system(address: str) -> tuple[Any, str]:
         ) from error
     except ValueError as error:
         raise ConfigurationError(
-            f"{address}: {error}; expected s3://, gs://, https://, hf:// or a file"
+            f"{public(address)}: {error}; expected s3://, gs://, https://, hf:// or a file"
         ) from error

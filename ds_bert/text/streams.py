@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ds_bert.errors import ConfigurationError, DataError, SourceUnavailable
-from ds_bert.text.remote import RemotePath, open_remote, state
+from ds_bert.text.remote import RemotePath, known, open_remote
 
 BUFFER_BYTES = 2**18
 MAX_LINE_BYTES = 2**28  # a line is kept in memory
@@ -29,7 +29,7 @@ def compression(path: Path) -> str:
 def plain_bytes(path: Path) -> int:
     """Size of a file; of a compressed one about the size of the text in it."""
     if isinstance(path, RemotePath):
-        return (state(path).num_bytes or 0) * _RATIO.get(compression(path), 1)
+        return (known(path).num_bytes or 0) * _RATIO.get(compression(path), 1)
     with reading(path):
         return path.stat().st_size * _RATIO.get(compression(path), 1)
 

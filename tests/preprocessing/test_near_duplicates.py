@@ -11,6 +11,7 @@ from ds_bert.dataset import journal
 from ds_bert.dataset.format import Documents
 from ds_bert.dataset.store import TokenStore
 from ds_bert.dataset.verify import verify
+from ds_bert.errors import DataError
 from ds_bert.preprocessing import near_duplicates as finder
 from ds_bert.preprocessing.job import preprocess
 from ds_bert.preprocessing.options import PreprocessOptions
@@ -165,7 +166,31 @@ def test_leaving_out_is_as_if_they_were_not_there(fraction, text_file, vocab_fil
         if fraction == 0:  # with a split: documents are hashed by their numbers in the input
             assert ours == theirs
         assert one.meta["counts"]["documents"] <= 60
-    assert verify(kept) >= 5
+    assert verify(kept) == 6
+
+
+def test_none_to_leave_out(text_file, vocab_file, tmp_path):
+    without = text_file.with_suffix(".without")
+    store = make_store(tmp_path / "train", without, vocab_file, deduplicate=True)
+    assert store.meta["statistics"]["near_duplicates_left_out"] == 0
+    assert len(np.load(store.folder / "left_out.npy", allow_pickle=False)) == 0
+    assert verify(store) == 6
+    plain = make_store(tmp_path / "plain", without, vocab_file)
+    assert (store.tokens == plain.tokens).all()
+
+
+def test_a_damaged_list_is_noticed(text_file, vocab_file, tmp_path):
+    store = make_store(tmp_path / "train", text_file, vocab_file, deduplicate=True)
+    path = store.folder / "left_out.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(DataError, match=r"left_out\.npy: the checksum of block 0"):
+        verify(store)
+
+
+def test_too_few_are_left(vocab_file, tmp_path):
+    (tmp_path / "a.txt").write_text("the of and a to in is you\n\n" * 5)
+    with pytest.raises(DataError, match="1 documents are left without near-duplicates"):
+        make_store(tmp_path / "train", tmp_path / "a.txt", vocab_file, deduplicate=True)
 
 
 def test_the_report_tells_and_the_warning_names_the_cure(
