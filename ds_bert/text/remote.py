@@ -243,7 +243,8 @@ def _system(address: str) -> tuple[Any, str]:
             timeout = aiohttp.ClientTimeout(
                 total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS
             )
-            options["client_kwargs"] = {"timeout": timeout}
+            headers = {"Accept-Encoding": "identity"}  # sizes and places are those of the file
+            options["client_kwargs"] = {"timeout": timeout, "headers": headers}
         return fsspec.url_to_fs(address, **options)
     except ImportError as error:
         package = _PACKAGES.get(protocol, getattr(error, "name", None) or protocol)
