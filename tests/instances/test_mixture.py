@@ -134,3 +134,10 @@ def test_what_is_told():
     told = list(SampleOrder.of(table(), None, 1).describe(759 * 2, table().corpora))
     assert told[0] == "en 92.2% of samples, 2.00 epochs in this run"
     assert str(SampleOrder.of(table((2.0, 1.0, 0.0)), None, 1)) == "en 2, de 1"
+
+
+def test_corpora_of_one_size_have_orders_of_their_own():
+    corpora = (Corpus("a", 1.0, 0, 90), Corpus("b", 1.0, 90, 180))
+    same = SimpleNamespace(corpora=corpora, store=SimpleNamespace(folder="data"))
+    rows, _ = SampleOrder.of(same, None, seed=3).locate(np.arange(180))
+    assert (rows[rows < 90] != rows[rows >= 90] - 90).sum() > 80

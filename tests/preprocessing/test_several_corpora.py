@@ -8,13 +8,14 @@ from data_util import exit_code, file_hashes, make_store, synthetic_text
 from script_loader import load_script
 
 from ds_bert.dataset import journal
-from ds_bert.dataset.format import META
+from ds_bert.dataset.format import META, Corpus
 from ds_bert.dataset.store import TokenStore
 from ds_bert.dataset.verify import verify
 from ds_bert.errors import DataError
 from ds_bert.preprocessing import instances
 from ds_bert.preprocessing.job import preprocess
 from ds_bert.preprocessing.options import PreprocessOptions
+from ds_bert.preprocessing.parts import choose_parts
 
 OPTIONS = {"max_seq_length": (32, 64), "validation_fraction": 0.1, "dupe_factor": 2}
 
@@ -238,3 +239,16 @@ def _document_ranges(store):
     ):
         yield corpus, first, first + record["documents"]
         first += record["documents"]
+
+
+def test_corpora_of_one_size_are_divided_each_in_its_own_way():
+    options = PreprocessOptions(validation_fraction=0.3)
+    corpora = [Corpus("a", None, 0, 50), Corpus("b", None, 50, 100)]
+    is_kept = np.ones(100, np.bool_)
+    is_kept[::7] = False
+    chosen = choose_parts(options, corpora, is_kept)
+    validation = chosen["validation"]
+    assert (chosen["train"] == is_kept & ~validation).all() and not (validation & ~is_kept).any()
+    for corpus in corpora:
+        assert validation[corpus.items].sum() == round(0.3 * is_kept[corpus.items].sum())
+    assert (validation[:50] != validation[50:]).sum() > 10

@@ -295,3 +295,18 @@ def test_named_corpora_of_two_file_systems(server, vocab_file, tmp_path):
     names = [f"en={server.address('ok', 'a.txt')}:2", "de=memory://de.txt"]
     store = make_store(tmp_path / "train", names, vocab_file)
     assert [(c["name"], c["weight"]) for c in store.meta["corpora"]] == [("en", 2), ("de", None)]
+
+
+def test_an_end_that_comes_too_early(fresh, monkeypatch):
+    """Some file systems give less where a connection ends, and no error."""
+    fsspec.filesystem("memory").pipe("/a.txt", DATA)
+    opened = []
+
+    def cut(self):
+        opened.append(self._position)
+        end = self._position + 30_000 if len(opened) < 3 else len(DATA)
+        return io.BytesIO(DATA[self._position : end])
+
+    monkeypatch.setattr(remote._RemoteFile, "_open", cut)
+    assert read("memory://a.txt") == DATA
+    assert opened == [0, 30_000, 60_000] and len(fresh) == 2

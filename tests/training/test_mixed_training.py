@@ -11,6 +11,7 @@ from training_util import write_recipe
 
 from ds_bert import train
 from ds_bert.commands.evaluate import main as evaluate
+from ds_bert.evaluation import loop
 from ds_bert.instances.mixture import SampleOrder
 from ds_bert.training.batches import TrainingBatches
 
@@ -88,6 +89,24 @@ def test_masks_follow_the_epoch_of_the_corpus(store):
     for epochs in seen.values():
         assert epochs == list(range(len(epochs)))
     assert min(map(len, seen.values())) >= 3
+
+
+@pytest.mark.parametrize("max_sequences", [None, 40, 1])
+def test_validation_is_on_each_corpus_by_its_size(store, max_sequences, monkeypatch):
+    table, seen = store.instances(32), []
+    monkeypatch.setattr(loop, "make_batch", lambda table, rows, *_: seen.append(rows))
+    for rank in range(2):
+        batches = loop.evaluation_batches(
+            table, micro_batch_size=7, rank=rank, world_size=2, seed=1, max_sequences=max_sequences
+        )
+        assert all(batch is None for batch in batches)
+    rows = np.concatenate(seen)
+    assert len(rows) == len(set(rows.tolist())) == (max_sequences or len(table))
+    for part in seen:
+        assert len(set(np.searchsorted([table.corpora[0].last], part, "right"))) == 1
+    for corpus in table.corpora:
+        number = ((corpus.first <= rows) & (rows < corpus.last)).sum()
+        assert abs(number - len(rows) * corpus.size / len(table)) < 1
 
 
 def run(recipe, *more):
