@@ -16,6 +16,7 @@ ROOMS = (
     *("errors", "files", "progress", "config", "recipes", "compiled", "retries"),
     *("launcher", "distributed"),
     *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing"),
+    "deepspeed_files",
     *("model", "optim", "checkpoint", "evaluation", "guards", "divergence", "training"),
     "commands",
     *("train", "evaluate"),  # doors
