@@ -82,7 +82,8 @@ def find_remote(address: str) -> list[RemotePath]:
     system, pattern = _system(address)
     shown = public(address)
     found = retried(shown, lambda: system.glob(pattern, detail=True))
-    paths = {_path(system.unstrip_protocol(name)): found[name] for name in sorted(found)}
+    files = sorted(name for name in found if found[name]["type"] != "directory")
+    paths = {_path(system.unstrip_protocol(name)): found[name] for name in files}
     for path, info in paths.items():
         told = _as_state(info)
         if told.num_bytes is not None and told.checksum is not None:  # no need to ask for each

@@ -164,6 +164,8 @@ def test_files_in_memory(expected, vocab_file, tmp_path):
         **local.describe(),
         "name": "memory:///corpus/a/1.txt",
     }
+    found = find_inputs(["memory://corpus/**"])
+    assert [source.path.name for source in found] == ["1.csv", "1.txt", "2.txt"], "no folders"
     with pytest.raises(DataError, match="no file matches memory://corpus"):
         find_inputs(["memory://corpus/*.zst"])
     with pytest.raises(DataError, match="corpus/a is a folder; name its files"):
