@@ -164,8 +164,8 @@ class TokenStore:
             return ()
         corpora = [Corpus(record["name"], record["weight"], 0, 0) for record in records]
         numbers = [length["corpora"][corpus.name] for corpus in corpora]
-        if sum(numbers) != length["num_instances"]:
-            raise ValueError(f"{sum(numbers)} instances of corpora")
+        if min(numbers) < 1 or sum(numbers) != length["num_instances"]:
+            raise ValueError(f"instances of corpora: {numbers}")
         return tuple(neighbours(corpora, numbers))
 
 

@@ -201,12 +201,14 @@ def test_what_is_refused(texts, vocabulary, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
-def test_damaged_counts_are_noticed(made, tmp_path):
+@pytest.mark.parametrize("change", [{"en": 1}, {"en": -9999, "de": 9999}])
+def test_damaged_counts_are_noticed(change, made, tmp_path):
     store = made[1]
     for path in store.folder.iterdir():
         (tmp_path / path.name).symlink_to(path)
     meta = json.loads((store.folder / META).read_text())
-    meta["lengths"]["32"]["corpora"]["en"] += 1
+    for name, number in change.items():
+        meta["lengths"]["32"]["corpora"][name] += number
     (tmp_path / META).unlink()
     (tmp_path / META).write_text(json.dumps(meta))
     with pytest.raises(DataError, match=r"meta\.json is damaged"):
