@@ -1,4 +1,4 @@
-"""Convert a BERT: from Hugging Face, Google (TF1), NVIDIA, bing_bert or DeepSpeed, and back.
+r"""Convert a BERT: from Hugging Face, Google (TF1), NVIDIA, bing_bert or DeepSpeed, and back.
 
 python scripts/convert_model.py --model uncased_L-12_H-768_A-12 --output_dir models/google
 python scripts/convert_model.py --model ckpt_8601.pt --bert_config_file bert_config.json \
