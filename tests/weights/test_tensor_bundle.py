@@ -151,3 +151,16 @@ def test_other_machines_and_other_tables(tmp_path):
     (tmp_path / "x.index").write_bytes(table([(b"key", b"value")]))
     with pytest.raises(CheckpointError, match="no index of a TensorFlow checkpoint"):
         TensorBundle(tmp_path / "x")
+
+
+def test_a_checkpoint_of_tensorflow_itself(golden):
+    """Three shards, names that share long beginnings (tests/golden/README.md)."""
+    bundle = TensorBundle(golden / "tensorflow/model.ckpt-20")
+    tensors = bundle.read(bundle.entries)
+    assert bundle.num_shards == 3 and len(tensors) == 42
+    assert tensors["global_step"].item() == 20 and tensors["global_step"].dtype == torch.int64
+    assert tensors["half"].dtype == torch.float16
+    assert tensors["half"].tolist() == [[1, 2], [3, 0.5]]
+    for number in range(40):
+        found = tensors[f"bert/encoder/layer_{number}/output/dense/bias"]
+        assert found.tolist() == [place / 8 - number for place in range(number % 4 + 1)]
