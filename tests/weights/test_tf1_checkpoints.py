@@ -20,6 +20,7 @@ from weights_util import (
 )
 
 from ds_bert.commands.convert_model import main
+from ds_bert.weights import google
 from ds_bert.weights.google import tf1_name
 from ds_bert.weights.source import weight_shapes
 from ds_bert.weights.tensor_bundle import TensorBundle
@@ -185,3 +186,19 @@ def test_a_checkpoint_beside_a_configuration_of_hugging_face(tmp_path):
     release(tmp_path / "google")
     (tmp_path / "google/bert_config.json").rename(tmp_path / "google/config.json")
     assert exit_code(main, "--model", tmp_path / "google", "--output_dir", tmp_path / "out") == 0
+
+
+def test_what_was_written_is_read_back(tmp_path, monkeypatch, capsys):
+    """A disk that keeps other bytes than it was given."""
+    release(tmp_path / "google")
+    original = google.write_bundle
+
+    def bad(prefix, tensors):
+        name = "bert/pooler/dense/kernel"
+        original(prefix, tensors | {name: tensors[name] + 1e-3})
+
+    monkeypatch.setattr(google, "write_bundle", bad)
+    command = ["--model", tmp_path / "google", "--output_dir", tmp_path / "out", "--to", "tf1"]
+    assert exit_code(main, *command) == 4
+    assert "bert.pooler.dense.weight is not what was written" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["google"]

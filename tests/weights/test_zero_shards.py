@@ -148,3 +148,21 @@ def test_names_of_early_versions(trained, copy, tmp_path):
     expected = trained[1]["stage_1"]
     assert expected.keys() <= weights.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_padding_after_each_weight(tmp_path):
+    """As newer versions align weights: groups of shapes, and what to leave out after each."""
+    shapes = [{"a": torch.Size([2, 3]), "b": torch.Size([3])}, {"c": torch.Size([2])}]
+    torch.save({"module": {}, "param_shapes": shapes}, tmp_path / "mp_rank_00_model_states.pt")
+    flat = [torch.arange(12.0), torch.arange(100.0, 104.0)]  # 6 + 2, 3 + 1; 2 + 2
+    for rank in range(2):
+        state = {
+            "single_partition_of_fp32_groups": [part.chunk(2)[rank] for part in flat],
+            "param_alignment_paddings": [[2, 1], [2]],
+            "partition_count": [2, 2],
+        }
+        name = f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
+        torch.save({"optimizer_state_dict": state}, tmp_path / name)
+    weights, _ = read_shards(tmp_path)
+    assert weights["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert weights["b"].tolist() == [8, 9, 10] and weights["c"].tolist() == [100, 101]
