@@ -17,7 +17,7 @@ ROOMS = (
     *("launcher", "distributed"),
     *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing"),
     "deepspeed_files",
-    *("model", "optim", "checkpoint", "evaluation", "guards", "divergence", "training"),
+    *("model", "optim", "checkpoint", "weights", "evaluation", "guards", "divergence", "training"),
     "commands",
     *("train", "evaluate"),  # doors
 )
