@@ -8,7 +8,7 @@ import numpy as np
 
 from ds_bert.dataset.documents import DocumentRun, document_ranges, encoded_run, selected_run
 from ds_bert.dataset.journal import stage_name
-from ds_bert.dataset.options import MLM, MLM_NSP
+from ds_bert.dataset.options import MLM, MLM_NSP, MLM_SOP
 from ds_bert.dataset.store_writer import DOCUMENTS, StoreWriter
 from ds_bert.errors import DataError
 from ds_bert.preprocessing.options import TRAIN, VALIDATION, PreprocessOptions
@@ -20,7 +20,7 @@ from ds_bert.text.watch import WatchedInputs
 from ds_bert.tokenizer.wordpiece import EncodedText, WordPieceTokenizer
 
 # Of each part; a random next sentence comes from another document.
-MIN_DOCUMENTS = {MLM_NSP: 2, MLM: 1}
+MIN_DOCUMENTS = {MLM_NSP: 2, MLM_SOP: 1, MLM: 1}
 MAX_UNKNOWN = 0.5  # of the words; more is a vocabulary of another language
 STATISTICS = ("words", "unknown_words", "invalid_bytes")
 _WHOLE = "whole"  # the scratch store of the text that is divided into parts
@@ -136,7 +136,7 @@ def _check_documents(options: PreprocessOptions, counts: dict[str, int]) -> None
         raise DataError(
             "the input is a single document, so there is no other one to take a random next "
             "sentence from; put blank lines between documents, or use --mode exact or --objective "
-            f"{MLM} to go on"
+            f"{MLM_SOP} or {MLM} to go on"
         )
     unknown = counts["unknown_words"] / max(1, counts["words"])
     if options.mode == "fast" and unknown > MAX_UNKNOWN:

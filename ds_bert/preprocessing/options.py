@@ -9,7 +9,16 @@ from typing import Any
 
 from ds_bert.config import option
 from ds_bert.dataset.commit import fingerprint
-from ds_bert.dataset.options import MLM, MLM_NSP, MODES, OBJECTIVES, InstanceOptions
+from ds_bert.dataset.options import (
+    MASKING_UNITS,
+    MLM,
+    MLM_NSP,
+    MLM_SOP,
+    MODES,
+    OBJECTIVES,
+    InstanceOptions,
+    mask_fields,
+)
 from ds_bert.errors import ConfigurationError, require
 from ds_bert.text.blocks import BLOCK_BYTES
 from ds_bert.text.inputs import TEXT_COLUMN, find_inputs
@@ -17,7 +26,7 @@ from ds_bert.text.source import Input
 
 DUPE_FACTOR = {"fast": 5, "exact": 10}
 MLM_DUPE_FACTOR = 1  # copies would differ in nothing but which documents are cut shorter
-SHORT_SEQ_PROB = {MLM_NSP: 0.1, MLM: 0.0}
+SHORT_SEQ_PROB = {MLM_NSP: 0.1, MLM_SOP: 0.1, MLM: 0.0}
 VALIDATION_FRACTION = {"fast": 0.01, "exact": 0.0}
 ERRORS = ("strict", "ignore", "replace")
 PREDICTIONS_PER_128 = 20
@@ -79,8 +88,9 @@ class PreprocessOptions:
     )
     objective: str = option(
         MLM_NSP,
-        f"what a model will be trained for; {MLM_NSP}: pairs of segments, {MLM} (masked-LM alone): "
-        "whole sentences of one document; default {default}",
+        f"what a model will be trained for; {MLM_NSP}: pairs of segments, {MLM_SOP} (sentence "
+        f"order): pairs of one document in either order, {MLM} (masked-LM alone): whole sentences "
+        "of one document; default {default}",
         group=INSTANCES,
         choices=OBJECTIVES,
     )
@@ -101,6 +111,13 @@ class PreprocessOptions:
         "mask all pieces of a word or none; default: single pieces",
         group=INSTANCES,
         action=BooleanOptionalAction,
+    )
+    masking_unit: str | None = option(
+        None,
+        "what is masked as a whole: piece, word, ngram (1 to 3 words, as ALBERT) or span (1 to 10 "
+        "words, as SpanBERT); default: as --do_whole_word_mask says",
+        group=INSTANCES,
+        choices=MASKING_UNITS,
     )
     max_seq_length: Sequence[int] = option(
         (128, 512), "one length or several; default {default}", group=INSTANCES, metavar="N"
@@ -225,7 +242,7 @@ class PreprocessOptions:
                 short_seq_prob=short_seq_prob,
                 dupe_factor=dupe_factor if part == TRAIN else 1,
                 random_seed=self.random_seed,
-                do_whole_word_mask=self.do_whole_word_mask,
+                **mask_fields(self.do_whole_word_mask or None, self.masking_unit),
                 do_lower_case=self.do_lower_case,
                 mode=self.mode,
                 objective=self.objective,
