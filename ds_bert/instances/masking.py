@@ -5,6 +5,7 @@ Sources: single tokens and whole words as google-research/bert, create_pretraini
 al. 2020, "SpanBERT", section 3.1.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -58,6 +59,7 @@ def masking_rules(
     )
 
 
+@cache
 def run_bounds(unit: str) -> NDArray[np.float64]:
     """Shares of the runs of at most 1, 2, ... words; the last is 1. Empty: no runs of words."""
     shares = _RUN_SHARES.get(unit, np.empty(0))
