@@ -28,7 +28,7 @@ ARMS = [
     ("mlm+nsp", "ngram", 1),
     ("mlm+nsp", "span", 1),
     ("mlm", "piece", 1),
-    ("mlm+sop", "piece", 6),  # order is learnt late
+    ("mlm+sop", "piece", 10),  # order is learnt late
 ]
 SHOWN = ("mlm_loss", "mlm_accuracy", "nsp_accuracy", "sop_accuracy")
 
@@ -43,7 +43,7 @@ def make_data(corpus: str, vocab: str, objective: str, folder: Path) -> Path:
     """A data set of 128 tokens with its validation part, unless it is there."""
     data = folder / objective / "train"
     files = ("--input_file", corpus, "--vocab_file", vocab, "--output_dir", data)
-    flags = ("--max_seq_length", 128, "--validation_fraction", 0.05)
+    flags = ("--max_seq_length", 128, "--validation_fraction", 0.1)
     run("scripts/preprocess.py", *files, "--objective", objective, *flags)
     return data
 
@@ -81,7 +81,7 @@ def main() -> None:
     )
     parser.add_argument("corpus")
     parser.add_argument("vocab")
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=300)
     args = parser.parse_args()
     table: list[dict[str, Any]] = []
     with TemporaryDirectory() as name:
