@@ -48,6 +48,11 @@ def warnings(options: PreprocessOptions, result: Result) -> Iterator[str]:
     if statistics["invalid_bytes"]:
         yield f"{statistics['invalid_bytes']:,} bytes that are not UTF-8 were left out"
     for name, length in result.data_sets[TRAIN].meta["lengths"].items():
+        if length["num_stored_masks"] == 0:
+            yield (
+                f"length {name}: no token is masked, so nothing can be trained on it; give "
+                "--max_predictions_per_seq 1 or more"
+            )
         if is_nsp and length["num_random_next"] > _MANY_RANDOM * length["num_instances"]:
             yield (
                 f"length {name}: {length['num_random_next'] / length['num_instances']:.0%} of the "

@@ -77,6 +77,11 @@ def resolve_masks(config: TrainingConfig, table: InstanceTable) -> MaskSchedule:
     end = config.masked_lm_prob_end
     if table.masks is not None:
         _refuse_contradiction(config, own, given)
+        if len(table.masks.positions) == 0:
+            raise ConfigurationError(
+                f"{config.train_data} has no masked token (max_predictions_per_seq is "
+                f"{own.max_predictions_per_seq}), nothing to learn from; preprocess with 1 or more"
+            )
         return MaskSchedule(own, own.masked_lm_prob, config.max_steps)
     if given.keys() & {"do_whole_word_mask", "masking_unit"}:
         given |= mask_fields(config.do_whole_word_mask, config.masking_unit)

@@ -122,10 +122,20 @@ def test_equals_the_rules():
     assert num_instances > 20 * NUM_CASES and num_masks > num_instances
 
 
-@pytest.mark.parametrize("seed", range(8))
+# One at each end, then as they come.
+FORCED = [
+    {"max_seq_length": 5, "max_predictions_per_seq": 10**20, "masked_lm_prob": 1e300},
+    {"max_seq_length": 64, "max_predictions_per_seq": -3, "masked_lm_prob": -1},
+    {"random_seed": -(2**70), "short_seq_prob": 7.5},
+    *[{}] * 5,
+]
+
+
+@pytest.mark.parametrize("seed", range(len(FORCED)))
 def test_by_the_command(seed, preprocess, tmp_path):
     """The same from files: text in two of them, vocab.txt, flags; and back from the data set."""
     text, vocabulary, options = random_case(1000 + seed)
+    options |= FORCED[seed]
     (tmp_path / "vocab.txt").write_bytes(vocabulary)
     middle = text.find(b"\n", len(text) // 2) + 1  # the end of a file ends no document
     for name, part in (("1.txt", text[:middle]), ("2.txt", text[middle:])):

@@ -159,6 +159,12 @@ def test_stored_masks_win(stored):
             resolve_masks(config(**fields), stored)
 
 
+def test_data_without_a_mask(golden, tmp_path):
+    folder = make_data(tmp_path / "data", golden, mode="exact", max_predictions_per_seq=(0, 0))
+    with pytest.raises(ConfigurationError, match="has no masked token"):
+        resolve_masks(config(), TokenStore.open(folder).instances(64))
+
+
 def test_words_tell_all(table):
     text = str(resolve_masks(config(masked_lm_prob=0.3, masked_lm_prob_end=0.1), table))
     assert "30.0% to 10.0%" in text and "at most 20" in text and "80% as [MASK]" in text
