@@ -51,9 +51,7 @@ class TrainingConfig:
         "(random weights), or a Hugging Face folder or id (its weights)",
     )
     objective: str = option(
-        "mlm+nsp",
-        "what to train for: mlm+nsp, mlm+sop (sentence order) or mlm (masked-LM alone); as the "
-        "data are made for",
+        "mlm+nsp", "mlm+nsp, mlm+sop (sentence order) or mlm (alone): as the data are made for"
     )
     train_data: str = option("data/train", "data set folder made by scripts/preprocess.py")
     validation_data: str = option("data/validation", 'data set folder, "" for no validation')
