@@ -35,6 +35,7 @@ CHOICES = {
     "dupe_factor": (1, 1, 2, 3),
     "random_seed": (0, 1, 12345, -12345, 2**32, 2**40 + 1, -(2**70), 10**30),
     "do_whole_word_mask": (False, True),
+    "do_lower_case": (False, True),
 }
 
 
@@ -71,7 +72,7 @@ def random_case(seed):
 def expected(text, vocabulary, options):
     ids = reference_google.read_vocabulary(vocabulary)
     documents = reference_tokenizer.read_documents(
-        text, lambda line: reference_tokenizer.tokenize(line, ids, do_lower_case=True)
+        text, lambda line: reference_tokenizer.tokenize(line, ids, options["do_lower_case"])
     )
     made, rng = reference_google.instances(documents, ids, SimpleNamespace(**options))
     return [as_ids(made, ids), rng.getrandbits(64)]
@@ -88,10 +89,10 @@ def found(text, vocabulary, options):
     """What the compiled code makes, from arrays in memory."""
     lines = vocabulary.decode().replace("\r", "").split("\n")
     vocabulary = Vocabulary(lines if lines[-1] else lines[:-1])
-    run = encoded_run(WordPieceTokenizer(vocabulary, do_lower_case=True).encode(text))
+    run = encoded_run(WordPieceTokenizer(vocabulary, options["do_lower_case"]).encode(text))
     offsets = (np.concatenate([[0], np.cumsum(counts)]) for counts in run[2:])
     documents = Documents(run.tokens, run.sentence_ends, *(o.astype(np.uint64) for o in offsets))
-    options = InstanceOptions(**options, do_lower_case=True, mode="exact")
+    options = InstanceOptions(**options, mode="exact")
     google = GoogleInstances(documents, options, vocabulary)
     made = [row for chunk in google.chunks() for row in rows_of(chunk, documents, vocabulary)]
     order = google.final_order(len(made))
@@ -119,7 +120,7 @@ def test_equals_the_rules():
         assert ours == theirs, f"case {seed}: {case[2]}"
         num_instances += len(ours[0])
         num_masks += sum(len(row[2]) for row in ours[0])
-    assert num_instances > 20 * NUM_CASES and num_masks > num_instances
+    assert num_instances > 10 * NUM_CASES and num_masks > num_instances
 
 
 # One at each end, then as they come.
@@ -141,7 +142,7 @@ def test_by_the_command(seed, preprocess, tmp_path):
     for name, part in (("1.txt", text[:middle]), ("2.txt", text[middle:])):
         (tmp_path / name).write_bytes(part)
     flags = [f"--{name}={value}" for name, value in options.items() if name[:3] != "do_"]
-    flags += ["--do_whole_word_mask"] * options["do_whole_word_mask"]
+    flags += [f"--{'' if options[name] else 'no_'}{name}" for name in options if name[:3] == "do_"]
     files = ["--input_file", tmp_path / "?.txt", "--vocab_file", tmp_path / "vocab.txt"]
     files += ["--output_dir", tmp_path / "train"]
     assert exit_code(preprocess, "--mode", "exact", *files, *flags) == 0
