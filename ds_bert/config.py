@@ -51,7 +51,7 @@ class TrainingConfig:
         "(random weights), or a Hugging Face folder or id (its weights)",
     )
     objective: str = option(
-        "mlm+nsp", "what to train for: mlm+nsp, or mlm (masked-LM alone); as the data are made for"
+        "mlm+nsp", "mlm+nsp, mlm+sop (sentence order) or mlm (alone): as the data are made for"
     )
     train_data: str = option("data/train", "data set folder made by scripts/preprocess.py")
     validation_data: str = option("data/validation", 'data set folder, "" for no validation')
@@ -82,6 +82,9 @@ class TrainingConfig:
     )
     do_whole_word_mask: bool | None = option(
         None, "mask all pieces of a word or none; default: the data set's"
+    )
+    masking_unit: str | None = option(
+        None, "mask piece, word, ngram (1 to 3 words) or span (1 to 10); default: the data set's"
     )
     mask_replace_prob: float | None = option(
         None, "share of the masked tokens shown as [MASK]; default 0.8"

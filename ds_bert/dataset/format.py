@@ -38,7 +38,7 @@ INSTANCE_DTYPE = np.dtype(
         ("b_start", "<u8"),
         ("a_length", "<u2"),
         ("b_length", "<u2"),
-        ("is_random_next", "u1"),
+        ("is_random_next", "u1"),  # objective mlm+sop: whether A and B are swapped
         ("reserved", "u1", (3,)),
     ]
 )

@@ -15,7 +15,6 @@ from ds_bert.dataset.format import (
     table_name,
 )
 from ds_bert.dataset.npy import HEADER_BYTES, damaged_block, read_npy
-from ds_bert.dataset.options import MLM_NSP
 from ds_bert.dataset.store import InstanceTable, TokenStore
 from ds_bert.errors import DataError
 
@@ -103,7 +102,7 @@ def _check_rows(table: InstanceTable) -> None:
     for start in range(0, len(table), _ITEMS_AT_ONCE):
         rows = table.rows[start : start + _ITEMS_AT_ONCE]
         a_length, b_length = (rows[key].astype(np.int64) for key in ("a_length", "b_length"))
-        if table.options.objective == MLM_NSP:
+        if table.options.has_pairs:
             _check(store, name, np.minimum(a_length, b_length) > 0, "segments of a token or more")
         else:
             _check(store, name, (a_length > 0) & (b_length == 0), "one segment of a token or more")
@@ -125,8 +124,8 @@ def _check_masks(table: InstanceTable, masks: StoredMasks) -> None:
         rows = table.rows[start : start + _ITEMS_AT_ONCE]
         offsets = masks.offsets[start : start + len(rows) + 1].astype(np.int64)
         counts = np.diff(offsets)
-        few = counts <= table.max_predictions_per_seq
-        _check(store, name + "offsets", few, f"at most {table.max_predictions_per_seq} per row")
+        few = counts <= table.options.max_masks
+        _check(store, name + "offsets", few, f"at most {table.options.max_masks} per row")
         positions = masks.positions[offsets[0] : offsets[-1]].astype(np.int64)
         numbers = np.repeat(np.arange(len(rows)), counts)
         order = np.diff(numbers * (table.max_seq_length + 1) + positions) > 0

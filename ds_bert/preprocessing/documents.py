@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ds_bert.dataset.documents import DocumentRun, document_ranges, encoded_run, selected_run
 from ds_bert.dataset.format import LEFT_OUT, OFFSET_DTYPE, Corpus, neighbours
 from ds_bert.dataset.journal import Stage, stage_name
-from ds_bert.dataset.options import MLM
+from ds_bert.dataset.options import MLM, MLM_SOP
 from ds_bert.dataset.store_writer import DOCUMENTS, StoreWriter
 from ds_bert.errors import DataError
 from ds_bert.preprocessing.near_duplicates import near_duplicates
@@ -190,5 +190,5 @@ def _refuse_few(corpus: Corpus) -> None:
     raise DataError(
         f"{what} is a single document, so there is no other one to take a random next "
         "sentence from; put blank lines between documents, or use "
-        f"{'' if corpus.name else '--mode exact or '}--objective {MLM} to go on"
+        f"{'' if corpus.name else '--mode exact or '}--objective {MLM_SOP} or {MLM} to go on"
     )

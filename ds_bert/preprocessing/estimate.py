@@ -96,7 +96,7 @@ def _disk_bytes(options: PreprocessOptions, tokens: float, token_bytes: int) -> 
     text = (token_bytes + 1) * tokens  # with the ends of sentences and documents
     needed = text * (2 if options.is_divided else 1)  # its parts are written once more
     for length in options.instance_options(TRAIN):
-        row, masks = 24, length.max_predictions_per_seq * 4 + 8
+        row, masks = 24, length.max_masks * 4 + 8
         of_each = 2 * (row + masks) if options.mode == "exact" else row
         needed += of_each * row_counts[length.max_seq_length]
     return needed

@@ -9,7 +9,7 @@ from typing import Any
 
 from ds_bert.config import option
 from ds_bert.dataset.commit import fingerprint
-from ds_bert.dataset.options import MLM, MLM_NSP, MODES, OBJECTIVES, InstanceOptions
+from ds_bert.dataset.options import MLM, MLM_NSP, MODES, OBJECTIVES, InstanceOptions, mask_fields
 from ds_bert.errors import ConfigurationError, require
 from ds_bert.text.blocks import BLOCK_BYTES
 from ds_bert.text.inputs import TEXT_COLUMN, TextCorpus, find_corpora
@@ -17,7 +17,7 @@ from ds_bert.text.source import Input
 
 DUPE_FACTOR = {"fast": 5, "exact": 10}
 MLM_DUPE_FACTOR = 1  # copies would differ in nothing but which documents are cut shorter
-SHORT_SEQ_PROB = {MLM_NSP: 0.1, MLM: 0.0}
+SHORT_SEQ_PROB = dict.fromkeys(OBJECTIVES, 0.1) | {MLM: 0.0}
 VALIDATION_FRACTION = {"fast": 0.01, "exact": 0.0}
 ERRORS = ("strict", "ignore", "replace")
 PREDICTIONS_PER_128 = 20
@@ -85,8 +85,8 @@ class PreprocessOptions:
     )
     objective: str = option(
         MLM_NSP,
-        f"what a model will be trained for; {MLM_NSP}: pairs of segments, {MLM} (masked-LM alone): "
-        "whole sentences of one document; default {default}",
+        "what a model will be trained for; mlm+nsp: pairs of segments, mlm+sop: neighbours in "
+        "either order, mlm (alone): whole sentences of one document; default {default}",
         group=INSTANCES,
         choices=OBJECTIVES,
     )
@@ -107,6 +107,12 @@ class PreprocessOptions:
         "mask all pieces of a word or none; default: single pieces",
         group=INSTANCES,
         action=BooleanOptionalAction,
+    )
+    masking_unit: str | None = option(
+        None,
+        "piece, word, ngram (1 to 3 words) or span (1 to 10); default: by --do_whole_word_mask",
+        group=INSTANCES,
+        metavar="UNIT",
     )
     max_seq_length: Sequence[int] = option(
         (128, 512), "one length or several; default {default}", group=INSTANCES, metavar="N"
@@ -253,7 +259,7 @@ class PreprocessOptions:
                 short_seq_prob=short_seq_prob,
                 dupe_factor=dupe_factor if part == TRAIN else 1,
                 random_seed=self.random_seed,
-                do_whole_word_mask=self.do_whole_word_mask,
+                **mask_fields(self.do_whole_word_mask or None, self.masking_unit),
                 do_lower_case=self.do_lower_case,
                 mode=self.mode,
                 objective=self.objective,

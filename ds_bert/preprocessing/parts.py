@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ds_bert.dataset.format import Corpus
-from ds_bert.dataset.options import MLM, MLM_NSP
+from ds_bert.dataset.options import MLM, MLM_NSP, MLM_SOP
 from ds_bert.errors import DataError
 from ds_bert.preprocessing.options import TRAIN, VALIDATION, PreprocessOptions
 from ds_bert.rng.streams import SPLIT, keys, named_seed
 
 # Of each corpus in each part; a random next sentence comes from another document.
-MIN_DOCUMENTS = {MLM_NSP: 2, MLM: 1}
+MIN_DOCUMENTS = {MLM_NSP: 2, MLM_SOP: 1, MLM: 1}
 
 
 def choose_parts(
