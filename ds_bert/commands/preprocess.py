@@ -12,6 +12,7 @@ the same command goes on where it was.
 import sys
 
 from ds_bert.commands.parser import add_flags, new_parser
+from ds_bert.dialects.command_line import is_foreign
 from ds_bert.preprocessing.options import PreprocessOptions
 
 
@@ -19,7 +20,16 @@ def parse(argv: list[str] | None, prog: str | None = None) -> PreprocessOptions:
     """The command line."""
     parser = new_parser(__doc__, prog)
     add_flags(parser, PreprocessOptions)
-    return PreprocessOptions(**vars(parser.parse_args(argv)))
+    argv = sys.argv[1:] if argv is None else argv
+    own = {name.lstrip("-") for name in parser.flags}
+    if not is_foreign(argv, own):
+        return PreprocessOptions(**vars(parser.parse_args(argv)))
+    from ds_bert.dialects import translate
+
+    command = translate.foreign(translate.PREPROCESS, argv, own)
+    assert command is not None
+    parser.set_defaults(**translate.preprocess_options(command))
+    return PreprocessOptions(**vars(parser.parse_args(command.rest)))
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
