@@ -48,6 +48,7 @@ setup(
         "deepspeed>=0.19.8,<0.20",
         "transformers>=5.10",
         "datasets>=4",
+        "google-crc32c>=1.5",  # checksums of TFRecord files
         "pyarrow>=23.0.1",  # of datasets; the first without CVE-2026-25087
         "numpy>=2.0",
         "numba>=0.62",
@@ -59,6 +60,7 @@ setup(
     ],
     extras_require={
         "gpu": ["triton"],
+        "hdf5": ["h5py>=3.10"],
         "zstd": ["zstandard>=0.22"],
         "split": ["sentencex>=1.0.20"],
         "dev": [
@@ -71,6 +73,7 @@ setup(
             "triton",
             "zstandard>=0.22",
             "sentencex>=1.0.20",
+            "h5py>=3.10",
         ],
     },
 )

@@ -14,7 +14,7 @@ HOUSE = ROOT / "ds_bert"
 ROOMS = (
     # Single files, for all.
     *("errors", "files", "progress", "config", "recipes", "compiled", "launcher", "distributed"),
-    *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing"),
+    *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing", "bridges"),
     "dialects",
     *("model", "optim", "checkpoint", "evaluation", "guards", "divergence", "training"),
     "commands",
