@@ -227,7 +227,7 @@ class Writer(InstanceWriter):
         if self._is_parquet:
             self._writer = parquet.ParquetWriter(path, self._schema)
         else:
-            self._raw = path / "rows.arrow"
+            self._raw = path.with_name("rows.arrow")  # a data set cannot be saved where it is
             self._writer = pa.ipc.new_stream(str(self._raw), self._schema)
 
     def write(self, batch: BatchArrays) -> None:

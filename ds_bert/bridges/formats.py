@@ -22,6 +22,11 @@ from ds_bert.tokenizer.vocabulary import Vocabulary
 _MODULES = {"tfrecord": "tfrecord", "hdf5": "hdf5", "jsonl": "jsonl", "datasets": "arrow"}
 FORMATS = tuple(_MODULES)
 TEXT = "text"  # sentences: written, and read by preprocessing alone
+_WRITERS = {
+    **{name: (module, "Writer") for name, module in _MODULES.items()},
+    "hdf5_variable": ("hdf5", "VariableWriter"),
+}
+WRITABLE = tuple(_WRITERS)
 _SUFFIXES = {
     ".tfrecord": "tfrecord",
     ".tfrecords": "tfrecord",
@@ -150,7 +155,8 @@ def reader(name: str) -> type[InstanceFile]:
 
 def writer(name: str) -> type[InstanceWriter]:
     """The class that writes a format."""
-    return importlib.import_module(f"ds_bert.bridges.{_MODULES[name]}").Writer
+    module, kind = _WRITERS[name]
+    return getattr(importlib.import_module(f"ds_bert.bridges.{module}"), kind)
 
 
 def format_by_name(path: Path) -> str | None:

@@ -185,7 +185,8 @@ class Writer(InstanceWriter):
     def __init__(self, path: Path, table: InstanceTable, num_rows: int, final: Path) -> None:
         """Create the arrays at their final size."""
         super().__init__(path, table, num_rows, final)
-        self._file = _h5py(final).File(path, "w", locking=False)
+        self._h5py = _h5py(final)
+        self._file = self._h5py.File(path, "w", locking=False)
         self._num_written = 0
         self._create()
 
@@ -204,12 +205,12 @@ class Writer(InstanceWriter):
         """Write the next rows."""
         arrays = padded(batch, self.table.max_seq_length, self.table.max_predictions_per_seq)
         last = self._num_written + len(batch.next_sentence_labels)
-        for name, items in self._rows(arrays).items():
-            self._file[name][self._num_written : last] = items
+        self._write(arrays, self._num_written, last)
         self._num_written = last
 
-    def _rows(self, arrays: dict[str, NDArray]) -> dict[str, NDArray]:
-        return {name: arrays[name] for name in _DTYPES}
+    def _write(self, arrays: dict[str, NDArray], first: int, last: int) -> None:
+        for name in _DTYPES:
+            self._file[name][first:last] = arrays[name]
 
     def close(self) -> None:
         """Complete the file."""
@@ -224,15 +225,21 @@ class VariableWriter(Writer):
         ids = "i2" if self.table.store.vocabulary.size <= 2**15 else "i4"
         dtypes = {"segment_ids": "i1", "masked_lm_positions": "i2"}
         for name in _LISTS:
-            dtype = _h5py(self.final).vlen_dtype(np.dtype(dtypes.get(name, ids)))
+            dtype = self._h5py.vlen_dtype(np.dtype(dtypes.get(name, ids)))
             self._file.create_dataset(name, (self.num_rows,), dtype)
         self._file.create_dataset(_LABELS, (self.num_rows,), "i1")
 
-    def _rows(self, arrays: dict[str, NDArray]) -> dict[str, NDArray]:
+    def _write(self, arrays: dict[str, NDArray], first: int, last: int) -> None:
         lengths = arrays["input_mask"].sum(axis=1)
         counts = arrays["masked_lm_weights"].sum(axis=1)
-        rows = {}
         for name, sizes in zip(_LISTS, (lengths, lengths, counts, counts), strict=True):
-            cut = (row[:n] for row, n in zip(arrays[name], sizes, strict=True))
-            rows[name] = np.fromiter(cut, object, len(sizes))
-        return rows | {_LABELS: arrays[_LABELS]}
+            array = self._file[name]
+            rows = np.empty(last - first, array.dtype)
+            cast = arrays[name].astype(self._h5py.check_vlen_dtype(array.dtype))
+            for number, size in enumerate(sizes):
+                rows[number] = cast[number, :size]
+            # By the lower layer: the upper one takes lists of one length for a matrix.
+            place = array.id.get_space()
+            place.select_hyperslab((first,), (len(rows),))
+            array.id.write(self._h5py.h5s.create_simple((len(rows),)), place, rows)
+        self._file[_LABELS][first:last] = arrays[_LABELS]

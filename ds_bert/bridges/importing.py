@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ds_bert.bridges.formats import FORMATS, InstanceFile, Piece, Place, format_by_content, reader
 from ds_bert.bridges.instances import as_sequences
@@ -39,10 +40,10 @@ class ImportOptions:
 
     Attributes:
         format: of the files; None: by their content.
-        max_seq_length: tokens of the longest sequence. Where all records have one width, that;
+        max_seq_length: tokens of the longest sequence. Where records are padded, their width;
             otherwise the longest of the first ones, up to a multiple of 8.
-        max_predictions_per_seq: masked tokens of a sequence at most; likewise, and 20 per 128
-            tokens if that is more.
+        max_predictions_per_seq: masked tokens of a sequence at most. Likewise; where lists are not
+            padded 20 per 128 tokens, if that is more.
         do_lower_case: whether the text was lower-cased; None: if no token has a capital letter.
         skip_damaged: leave damaged records out instead of stopping at the first.
     """
@@ -171,20 +172,15 @@ def _survey(files: Sequence[InstanceFile], options: ImportOptions) -> tuple[Inst
         for row in rows
     )
     objective = MLM_NSP if has_pairs else MLM
-    is_padded = ids.min() == ids.max() > columns.lengths[rows].min()
-    length = options.max_seq_length or max(
-        MIN_SEQ_LENGTH, int(ids.max() if is_padded else -(-ids.max() // _MULTIPLE) * _MULTIPLE)
-    )
-    most = options.max_predictions_per_seq
+    width = _width(ids, columns.lengths[rows])
+    length = options.max_seq_length or width or _rounded(int(ids.max()))
+    most = options.max_predictions_per_seq or _width(positions, columns.num_masks[rows])
     if most is None:
-        usual = round(PREDICTIONS_PER_128 * length / 128)
-        is_told = positions.min() == positions.max() > columns.num_masks[rows].min()
-        most = int(positions.max()) if is_told else max(usual, int(positions.max()))
-        most = min(max(1, most), length - NUM_SPECIAL_TOKENS[objective])
+        most = max(round(PREDICTIONS_PER_128 * length / 128), int(positions.max()))
     is_lower = options.do_lower_case
     instance_options = InstanceOptions(
         max_seq_length=length,
-        max_predictions_per_seq=most,
+        max_predictions_per_seq=min(most, length - NUM_SPECIAL_TOKENS[objective]),
         masked_lm_prob=0.15,
         short_seq_prob=0.0,
         dupe_factor=1,
@@ -197,7 +193,16 @@ def _survey(files: Sequence[InstanceFile], options: ImportOptions) -> tuple[Inst
     return instance_options, piece.has_masks
 
 
-def _first_records(files: Sequence[InstanceFile], skip_damaged: bool) -> tuple[Piece, np.ndarray]:
+def _width(counts: NDArray[np.int64], used: NDArray[np.int64]) -> int | None:
+    """Most frequent width of lists that are padded; None where none is."""
+    return int(np.bincount(counts).argmax()) if (used < counts).any() else None
+
+
+def _rounded(length: int) -> int:
+    return max(MIN_SEQ_LENGTH, -(-length // _MULTIPLE) * _MULTIPLE)
+
+
+def _first_records(files: Sequence[InstanceFile], skip_damaged: bool) -> tuple[Piece, NDArray]:
     """The first piece with a readable record, and the rows of these."""
     for file in files:
         for piece in file.pieces(Place()):
@@ -215,7 +220,7 @@ def is_uncased(vocabulary: Vocabulary) -> bool:
     return sum(word != word.lower() for word in words) <= _FEW_CASED * len(words)
 
 
-def _first_damage(file: InstanceFile, numbers: np.ndarray, problems: dict[int, str]) -> DataError:
+def _first_damage(file: InstanceFile, numbers: NDArray, problems: dict[int, str]) -> DataError:
     row = min(problems)
     return file.damaged(int(numbers[row]), problems[row])
 

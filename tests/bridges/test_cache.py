@@ -39,9 +39,9 @@ print(found, flush=True)
 
 
 @pytest.fixture
-def json_file(record, tmp_path):
+def json_file(golden_record, tmp_path):
     path = tmp_path / "train_64.json"
-    path.write_text("".join(json.dumps(each) + "\n" for each in golden_examples(record)))
+    path.write_text("".join(json.dumps(each) + "\n" for each in golden_examples(golden_record)))
     return path
 
 
@@ -62,16 +62,18 @@ def start(tmp_path, vocab_file):
         process.communicate()
 
 
-def test_ours_is_itself(exact_store, tmp_path, vocabulary):
-    folder = as_data_set(exact_store.folder, cache_dir=tmp_path / "cache", vocabulary=vocabulary)
-    assert folder == exact_store.folder
+def test_ours_is_itself(golden_table, tmp_path, vocabulary):
+    folder = as_data_set(
+        golden_table.store.folder, cache_dir=tmp_path / "cache", vocabulary=vocabulary
+    )
+    assert folder == golden_table.store.folder
     assert not (tmp_path / "cache").exists()
 
 
-def test_converted_once(json_file, table, tmp_path, vocabulary, monkeypatch):
+def test_converted_once(json_file, golden_table, tmp_path, vocabulary, monkeypatch):
     how = {"cache_dir": tmp_path / "cache", "vocabulary": lambda: vocabulary}
     folder = as_data_set(str(json_file), **how)
-    assert_same(TokenStore.open(folder).instances(64), table)
+    assert_same(TokenStore.open(folder).instances(64), golden_table)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name]
     with monkeypatch.context() as patch:
         patch.setattr(cache, "import_data_set", None)
@@ -82,7 +84,7 @@ def test_converted_once(json_file, table, tmp_path, vocabulary, monkeypatch):
     assert as_data_set(json_file, **how) not in (folder, other), "written again"
 
 
-def test_lists_globs_and_folders(json_file, table, tmp_path, vocabulary):
+def test_lists_globs_and_folders(json_file, golden_table, tmp_path, vocabulary):
     lines = json_file.read_text().splitlines(keepends=True)
     parts = [tmp_path / "parts" / f"{number}.jsonl" for number in range(2)]
     parts[0].parent.mkdir()
@@ -90,7 +92,7 @@ def test_lists_globs_and_folders(json_file, table, tmp_path, vocabulary):
         path.write_text("".join(part))
     for path in (parts[0].parent, f"{parts[0]},{parts[1]}", tmp_path / "parts/*.jsonl"):
         folder = as_data_set(path, cache_dir=tmp_path / "cache", vocabulary=vocabulary)
-        assert_same(TokenStore.open(folder).instances(64), table)
+        assert_same(TokenStore.open(folder).instances(64), golden_table)
 
 
 def test_text_is_answered(text_file, tmp_path, vocabulary):

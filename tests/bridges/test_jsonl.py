@@ -15,10 +15,10 @@ from ds_bert.instances.examples import as_json
 
 
 @pytest.fixture
-def golden_file(record, tmp_path):
+def golden_file(golden_record, tmp_path):
     """The golden instances as another program writes them."""
     path = tmp_path / "golden.json"
-    path.write_text("".join(json.dumps(each) + "\n" for each in golden_examples(record)))
+    path.write_text("".join(json.dumps(each) + "\n" for each in golden_examples(golden_record)))
     return path
 
 
@@ -28,35 +28,37 @@ def imported(path, tmp_path, vocabulary, **options):
     return TokenStore.open(folder)
 
 
-def test_golden_instances(golden_file, table, tmp_path, vocabulary):
+def test_golden_instances(golden_file, golden_table, tmp_path, vocabulary):
     store = imported(golden_file, tmp_path, vocabulary)
     assert verify(store) == 8
     assert store.sequence_lengths == [64]
     assert store.do_lower_case
     found = store.instances(64)
     assert found.masks is not None
-    assert_same(found, table)
+    assert_same(found, golden_table)
 
 
-def test_lines_are_those_of_json(table, tmp_path):
+def test_lines_are_those_of_json(golden_table, tmp_path):
     """Joined from ready-made words, and yet what `json.dumps` makes of each instance."""
     path = tmp_path / "x.json"
-    assert export(table.store, None, "jsonl", [path]) == len(table)
+    assert export(golden_table.store, None, "jsonl", [path]) == len(golden_table)
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert lines == [as_json(example) for example in as_examples(table)]
+    assert lines == [as_json(example) for example in as_examples(golden_table)]
 
 
-def test_compressed_and_dealt_out(table, tmp_path, vocabulary):
+def test_compressed_and_dealt_out(golden_table, tmp_path, vocabulary):
     paths = [tmp_path / f"{number}.jsonl.gz" for number in range(3)]
-    export(table.store, 64, "jsonl", paths)
+    export(golden_table.store, 64, "jsonl", paths)
     rows = [
         list(map(json.loads, gzip.decompress(path.read_bytes()).splitlines())) for path in paths
     ]
-    expected = [json.loads(as_json(example)) for example in as_examples(table)]
+    expected = [json.loads(as_json(example)) for example in as_examples(golden_table)]
     assert rows == [expected[0::3], expected[1::3], expected[2::3]]
     assert paths[0].read_bytes()[4:8] == bytes(4), "no time, so that the bytes are the same again"
-    export(table.store, 64, "jsonl", [tmp_path / "all.json.gz"])
-    assert_same(imported(tmp_path / "all.json.gz", tmp_path, vocabulary).instances(64), table)
+    export(golden_table.store, 64, "jsonl", [tmp_path / "all.json.gz"])
+    assert_same(
+        imported(tmp_path / "all.json.gz", tmp_path, vocabulary).instances(64), golden_table
+    )
 
 
 def test_masked_lm_alone(mlm_table, tmp_path, vocabulary):
@@ -66,7 +68,7 @@ def test_masked_lm_alone(mlm_table, tmp_path, vocabulary):
     assert as_examples(found) == as_examples(mlm_table)
 
 
-def test_without_masks(golden_file, table, tmp_path, vocabulary):
+def test_without_masks(golden_file, golden_table, tmp_path, vocabulary):
     """Then they are made for each batch."""
     rows = [json.loads(line) for line in golden_file.read_text().splitlines()]
     for row in rows:
@@ -77,7 +79,9 @@ def test_without_masks(golden_file, table, tmp_path, vocabulary):
     golden_file.write_text("\n\n".join(map(json.dumps, rows)))
     found = imported(golden_file, tmp_path, vocabulary).instances(64)
     assert found.masks is None
-    assert_same(found, type(table)(table.store, table.rows, found.options, None))
+    assert_same(
+        found, type(golden_table)(golden_table.store, golden_table.rows, found.options, None)
+    )
 
 
 DAMAGE = {
@@ -121,8 +125,8 @@ def test_damaged_lines_are_named(kind, golden_file, tmp_path, vocabulary):
     assert [path.name for path in tmp_path.iterdir()] == ["golden.json"], "nothing is left"
 
 
-def test_damaged_lines_are_left_out_on_request(golden_file, record, tmp_path, vocabulary):
-    rows = list(golden_examples(record))
+def test_damaged_lines_are_left_out_on_request(golden_file, golden_record, tmp_path, vocabulary):
+    rows = list(golden_examples(golden_record))
     numbers = range(1, 1 + 2 * len(DAMAGE), 2)
     for number, (change, _) in zip(numbers, DAMAGE.values(), strict=True):
         damage(golden_file, change, number)
