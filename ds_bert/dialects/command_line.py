@@ -125,7 +125,9 @@ def with_values(argv: Iterable[str], switches: Collection[str]) -> list[str]:
     """A command line with --no_NAME and --no-NAME as --NAME=false, for the switches named."""
     result = []
     for word in argv:
-        name = word.removeprefix("--no").removeprefix("_").removeprefix("-").replace("-", "_")
-        is_negated = word.startswith(("--no_", "--no-")) and name in switches
-        result.append(f"--{name}=false" if is_negated else word)
+        written, _, value = word.partition("=")
+        name = written[len("--no_") :].replace("-", "_")
+        is_negated = written.startswith(("--no_", "--no-")) and name in switches
+        is_on = is_negated and is_boolean(value) and not boolean(value)
+        result.append(f"--{name}={is_on}" if is_negated else word)
     return result
