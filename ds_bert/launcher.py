@@ -41,6 +41,17 @@ def complete(environment: MutableMapping[str, str] = os.environ) -> None:
     _require_all_or_none(environment, (*_RANKS, *_MEETING))
 
 
+def place() -> tuple[int, int]:
+    """This process's rank and the number of ranks, before they have met.
+
+    Raises:
+        ConfigurationError: as in `complete`.
+    """
+    environment = dict(os.environ)
+    complete(environment)
+    return int(environment["RANK"]), int(environment["WORLD_SIZE"])
+
+
 def _is_task_of_srun(environment: MutableMapping[str, str]) -> bool:
     """Whether srun started this process with others.
 

@@ -15,7 +15,7 @@ ROOMS = (
     # Single files, for all.
     *("errors", "files", "progress", "config", "recipes", "compiled", "launcher", "distributed"),
     *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing", "bridges"),
-    "dialects",
+    *("deepspeed_files", "dialects"),
     *("model", "optim", "checkpoint", "evaluation", "guards", "divergence", "training"),
     "commands",
     *("train", "evaluate"),  # doors

@@ -12,13 +12,19 @@ import argparse
 import dataclasses
 import os
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from ds_bert import recipes
+from ds_bert import files, launcher, recipes
 from ds_bert.config import MICRO_BATCH, SECTION, TrainingConfig, check_keys, load_json
+from ds_bert.deepspeed_files.translate import translate
 from ds_bert.dialects.command_line import is_foreign, with_values
 
-_OWN_FLAGS = ("ds_config", "local_rank", "train_micro_batch_size", "save_recipe", "help")
+_FIELDS = [item.name for item in dataclasses.fields(TrainingConfig)]
+_OTHER_FLAGS = (
+    *("ds_config", "local_rank", "train_micro_batch_size", "scale_train_batch_size"),
+    *("save_recipe", "help"),
+)
 
 
 class Start(NamedTuple):
@@ -56,7 +62,8 @@ def parse_command_line(
         prog: the program's name in messages; None: that of the script.
 
     Returns:
-        the typed configuration, and DeepSpeed's part of the JSON as it stands in the file.
+        the typed configuration, and DeepSpeed's part of the JSON: as it stands in the file, but for
+        what a note on rank 0's output tells.
 
     Raises:
         ConfigurationError: unreadable file, unknown key or bad value.
@@ -66,22 +73,22 @@ def parse_command_line(
     is_own = not is_foreign(argv, own_flags())
     parser = _parser(prog, is_own)
     start = _own_start(parser, argv) if is_own else _foreign_start(argv)
-    names = [item.name for item in dataclasses.fields(TrainingConfig)]
-    check_keys(start.section, names, f'section "{SECTION}"')
-    parser.set_defaults(**start.section)
+    flags = parser.parse_args(start.argv)
+    recipe, section = _in_our_terms(start, flags.scale_train_batch_size)
+    parser.set_defaults(**section)
     values = vars(parser.parse_args(start.argv))
-    _override_warmup(values, start.section)
+    _override_warmup(values, section)
     if values["train_micro_batch_size"] is not None:
-        start.recipe[MICRO_BATCH] = values["train_micro_batch_size"]
-    config = TrainingConfig(**{name: values[name] for name in names})
+        recipe[MICRO_BATCH] = values["train_micro_batch_size"]
+    config = TrainingConfig(**{name: values[name] for name in _FIELDS})
     if values["save_recipe"]:
-        _save(values["save_recipe"], config, start.recipe)
-    return config, start.recipe
+        _save(values["save_recipe"], config, recipe)
+    return config, recipe
 
 
 def own_flags() -> set[str]:
     """Names of all flags that are not those of other systems."""
-    return {item.name for item in dataclasses.fields(TrainingConfig)} | set(_OWN_FLAGS)
+    return {*_FIELDS, *_OTHER_FLAGS}
 
 
 def _parser(prog: str | None, is_own: bool) -> Any:
@@ -100,7 +107,13 @@ def _parser(prog: str | None, is_own: bool) -> Any:
         type=_number_or_word,
         help=f"sequences per forward pass and rank, or auto (measured); instead of {MICRO_BATCH}",
     )
-    parser.add_argument("--save_recipe", help="write what holds in the end as a recipe")
+    parser.add_argument(
+        "--scale_train_batch_size",
+        type=int,
+        metavar="N",
+        help="this recipe with batches of N sequences: rates by the square root, as many sequences",
+    )
+    parser.add_argument("--save_recipe", metavar="FILE", help="write what holds in the end")
     return parser
 
 
@@ -111,34 +124,47 @@ def _own_start(parser: Any, argv: list[str]) -> Start:
 
 def _foreign_start(argv: list[str]) -> Start:
     """The same for a command line of another system; opens, and perhaps imports, the data."""
-    from ds_bert.dialects import translate
+    from ds_bert.dialects import translate as dialects
 
-    command = translate.foreign(translate.TRAIN, argv, own_flags())
+    command = dialects.foreign(dialects.TRAIN, argv, own_flags())
     assert command is not None
-    recipe, environment = translate.training_recipe(command)
+    recipe, environment = dialects.training_recipe(command)
     os.environ.update(environment)
     return Start(recipe, recipe.pop(SECTION, {}), command.rest)
+
+
+def _in_our_terms(start: Start, batch: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A recipe in ds_bert's terms, scaled if a batch is given; rank 0 tells what was changed."""
+    check_keys(start.section, _FIELDS, f'section "{SECTION}"')
+    rank, world_size = launcher.place()
+    recipe, section, notes = translate(start.recipe, start.section, world_size)
+    if batch is not None:
+        recipe, section = recipes.scale(recipe, section, batch)
+        notes.append(section["description"])
+    for note in notes if rank == 0 else ():
+        print(f"note: {note}", flush=True)
+    return recipe, section
 
 
 def _asks_for_evaluation(argv: list[str]) -> bool:
     """Whether the flags are those of another system that evaluates with its training script."""
     if not is_foreign(argv, own_flags()):
         return False
-    from ds_bert.dialects import translate
+    from ds_bert.dialects import translate as dialects
 
-    command = translate.foreign(translate.TRAIN, argv, own_flags())
+    command = dialects.foreign(dialects.TRAIN, argv, own_flags())
     return command is not None and command.is_evaluation
 
 
 def _save(path: str, config: TrainingConfig, recipe: dict[str, Any]) -> None:
-    from ds_bert.dialects.translate import save_recipe
-
-    fields = dataclasses.fields(TrainingConfig)
-    section = {f.name: getattr(config, f.name) for f in fields if f.name != "dry_run"}
-    changed = {
-        f.name: section[f.name] for f in fields if section.get(f.name, f.default) != f.default
-    }
-    save_recipe(path, {**recipe, SECTION: changed})
+    """Write a recipe: DeepSpeed's part, and the fields that differ from their defaults."""
+    values = {name: getattr(config, name) for name in _FIELDS if name != "dry_run"}
+    default = {item.name: item.default for item in dataclasses.fields(TrainingConfig)}
+    changed = {name: value for name, value in values.items() if value != default[name]}
+    if launcher.place()[0] == 0:
+        text = files.as_json({**recipe, SECTION: changed}, indent=2)
+        files.write_text(Path(path), f"{text}\n")
+        print(f"recipe: {path}; from now on --ds_config {path} does the same", file=sys.stderr)
 
 
 def _override_warmup(values: dict[str, Any], section: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -44,7 +43,7 @@ class Draft:
         self._own = own or {}
         self.answers: list[str] = []
         self.environment: dict[str, str] = {}
-        self.world_size = int(launcher_variables()["WORLD_SIZE"])
+        self.world_size = launcher.place()[1]
 
     def put(self, path: str, value: Any, *flags: str) -> None:
         """Set a value: if a flag was given; else as default, where the file leaves it open.
@@ -151,13 +150,6 @@ def _drop_auto(section: dict[str, Any]) -> None:
             _drop_auto(value)
         elif value == AUTO and key != MICRO_BATCH:
             del section[key]
-
-
-def launcher_variables() -> dict[str, str]:
-    """RANK, WORLD_SIZE and their like, completed as for training."""
-    variables = dict(os.environ)
-    launcher.complete(variables)
-    return variables
 
 
 def share_of(value: float, total: int) -> int:

@@ -5,10 +5,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ds_bert import files, recipes
+from ds_bert import launcher, recipes
 from ds_bert.config import load_json
 from ds_bert.dialects.command_line import CHOICE, items, read
-from ds_bert.dialects.draft import Draft, launcher_variables
+from ds_bert.dialects.draft import Draft
 from ds_bert.dialects.flags import ANSWERED, OBEYED, REFUSED, Given
 from ds_bert.dialects.systems import PREPROCESS, TRAIN, Script, recognise
 from ds_bert.errors import ConfigurationError
@@ -103,13 +103,6 @@ def evaluation(command: Foreign) -> dict[str, Any]:
     return arguments
 
 
-def save_recipe(path: str, recipe: dict[str, Any]) -> None:
-    """Write a recipe as a file for --ds_config; on rank 0 alone."""
-    if launcher_variables()["RANK"] == "0":
-        files.write_text(files.Path(path), files.as_json(recipe, indent=2) + "\n")
-        print(f"recipe: {path}; from now on: --ds_config {path}", file=sys.stderr)
-
-
 def _base(command: Foreign) -> tuple[dict[str, Any] | None, list[str]]:
     """The DeepSpeed file to complete, of the script's flag or --ds_config, and what is left."""
     named, rest = None, []
@@ -125,7 +118,7 @@ def _base(command: Foreign) -> tuple[dict[str, Any] | None, list[str]]:
 
 def _tell(command: Foreign, draft: Draft) -> None:
     """Print counts and answers on rank 0; nothing is ignored without a word."""
-    if launcher_variables()["RANK"] != "0":
+    if launcher.place()[0] != 0:
         return
     flags = [command.script.flags[name] for name in sorted(command.given.explicit)]
     answers = [f"--{flag.name}: {flag.text}" for flag in flags if flag.status == ANSWERED]

@@ -21,13 +21,12 @@ def start(tmp_path_factory, golden):
 def test_the_command_of_the_readme(start):
     config, recipe = training(start + README)
     params = {"lr": 2e-5, "betas": [0.9, 0.999], "eps": 1e-6, "weight_decay": 0.01}
-    ratio_1 = {"min_trust_ratio": 1.0, "max_trust_ratio": 1.0}  # then LAMB is Adam
     assert recipe == {
         "train_batch_size": 32,
         "train_micro_batch_size_per_gpu": 32,
         "gradient_clipping": 1.0,
         "zero_optimization": {"stage": 1},
-        "optimizer": {"type": "Lamb", "params": {**params, "bias_correction": False, **ratio_1}},
+        "optimizer": {"type": "AdamW", "params": {**params, "bias_correction": False}},
     }
     assert (config.lr_scheduler_type, config.max_steps, config.warmup_steps) == ("google", 20, 10)
     assert (config.save_interval, config.keep_checkpoints, config.log_interval) == (1000, 5, 100)

@@ -144,11 +144,10 @@ def _put_batch(given: Given, draft: Draft) -> None:
 
 
 def _put_optimizer(given: Given, draft: Draft) -> None:
-    """Adam without bias correction, with decoupled decay: LAMB with a trust ratio of 1."""
-    draft.put("optimizer.type", "Lamb")
+    """Adam without bias correction, with decoupled decay."""
+    draft.put("optimizer.type", "AdamW")
     draft.put("optimizer.params.lr", given["learning_rate"], "learning_rate")
     rest = {"betas": [0.9, 0.999], "eps": 1e-6, "weight_decay": 0.01, "bias_correction": False}
-    rest |= {"min_trust_ratio": 1.0, "max_trust_ratio": 1.0}
     for name, value in rest.items():
         draft.put(f"optimizer.params.{name}", value)
     draft.put("gradient_clipping", 1.0)
