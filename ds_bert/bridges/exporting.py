@@ -3,16 +3,16 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
 from ds_bert.bridges.formats import TEXT, format_by_name, writer
 from ds_bert.bridges.text import write_text
-from ds_bert.dataset.options import MLM_NSP
 from ds_bert.dataset.store import InstanceTable, TokenStore
 from ds_bert.errors import ConfigurationError, require
 from ds_bert.files import OutputFolder, sync_folder
@@ -21,6 +21,7 @@ from ds_bert.preprocessing.job import Result, preprocess
 from ds_bert.preprocessing.options import PreprocessOptions
 from ds_bert.progress import Progress
 from ds_bert.text.hf_datasets import is_dataset_folder
+from ds_bert.text.streams import compression
 
 _ROWS = 1024  # of each file at once
 
@@ -170,6 +171,11 @@ def require_new(paths: Sequence[Path], name: str, overwrite: bool) -> None:
     if len({path.resolve() for path in paths}) < len(paths):
         raise ConfigurationError(f"{', '.join(map(str, paths))}: expected different files")
     for path in paths:
+        if (suffix := compression(path)) and (name, suffix) != ("jsonl", ".gz"):
+            raise ConfigurationError(
+                f"{path}: {name} is not written compressed ({suffix}); leave that off"
+                + (", or take .gz" if name == "jsonl" else "")
+            )
         if _is_folder(path, name):
             is_kind = path.is_dir() and (is_dataset_folder(path) or not any(path.iterdir()))
             is_taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
@@ -185,63 +191,44 @@ def require_new(paths: Sequence[Path], name: str, overwrite: bool) -> None:
             )
 
 
-# What Google's script does where it is told nothing.
-_FINISHED = {"mode": "exact", "validation_fraction": 0.0, "max_seq_length": (128,)}
-
-
-def finished_options(given: Mapping[str, Any]) -> tuple[PreprocessOptions, list[Path]]:
-    """Options of preprocessing that ends in files of finished instances.
-
-    Args:
-        given: what the user gave, by the fields of `PreprocessOptions`; `output_dir` is one such
-            file, or a comma list.
-
-    Returns:
-        the options, to make a data set in a hidden folder beside the first file, and the files.
-
-    Raises:
-        ConfigurationError: such files cannot hold what is asked for.
-    """
-    paths = [Path(part.strip()) for part in given["output_dir"].split(",") if part.strip()]
-    folder = paths[0].with_name(f".{paths[0].name}.data")
-    mode = {} if given.get("objective", MLM_NSP) == MLM_NSP else {"mode": "fast"}
-    values = {**_FINISHED, **mode, **given, "output_dir": str(folder)}
-    options = PreprocessOptions(**values)
-    cure = "name an --output_dir and take files out of it with ds-bert convert-data"
-    lengths = ",".join(map(str, options.max_seq_length))
-    require(len(options.max_seq_length) == 1, "--max_seq_length", lengths, f"one length; {cure}")
-    require(options.fraction == 0, "--validation_fraction", options.fraction, f"0; {cure}")
-    formats = {format_by_name(path) for path in paths}
-    require(
-        len(formats) == 1 and None not in formats,
-        "--output_file",
-        given["output_dir"],
-        "files of one format",
-    )
-    require_new(paths, str(formats.pop()), options.overwrite)
-    return options, paths
-
-
 def preprocess_to_files(
-    options: PreprocessOptions, paths: Sequence[Path], say: Callable[[str], object]
+    options: PreprocessOptions, say: Callable[[str], object] = lambda line: None
 ) -> Result | None:
-    """Make instances of text and write them into files; what is on the way is removed.
+    """Make instances of text and write them into files, by way of a data set that is removed.
 
     Killed at any moment, the same call goes on with the instances, and writes the files anew.
 
     Args:
-        options: from `finished_options`, as are the files.
-        paths: the files.
+        options: of the user; `output_dir` is a file of instances, or a comma list of such. See
+            `ds_bert.bridges.formats.with_defaults_of_files`.
         say: gets lines that tell what is done.
 
     Returns:
         what preprocessing did; None after a dry run.
+
+    Raises:
+        ConfigurationError: such files cannot hold what is asked for, or cannot be written.
+        DataError: input or vocabulary is unusable.
     """
-    result = preprocess(options, say)
+    paths = [Path(name.strip()) for name in options.output_dir.split(",") if name.strip()]
+    name = _format_of(options, paths)
+    require_new(paths, name, options.overwrite)
+    folder = paths[0].with_name(f".{paths[0].name}.data")
+    result = preprocess(replace(options, output_dir=str(folder)), say)
     if result is not None:
-        folder = Path(options.output_dir)
-        name = str(format_by_name(paths[0]))
         number = export(TokenStore.open(folder), None, name, paths, overwrite=options.overwrite)
         shutil.rmtree(folder)
         say(f"{number:,} instances: {', '.join(map(str, paths))}")
     return result
+
+
+def _format_of(options: PreprocessOptions, paths: Sequence[Path]) -> str:
+    cure = "name an --output_dir and take files out of it with ds-bert convert-data"
+    lengths = ",".join(map(str, options.max_seq_length))
+    require(len(options.max_seq_length) == 1, "--max_seq_length", lengths, f"one length; {cure}")
+    require(options.fraction == 0, "--validation_fraction", options.fraction, f"0; {cure}")
+    name, *others = {format_by_name(path) for path in paths}
+    if name is None or others:
+        found, expected = options.output_dir, f"files of one format; {cure}"
+        raise ConfigurationError(f"--output_file: found {found!r}, expected {expected}")
+    return name

@@ -3,21 +3,24 @@
 import glob
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ds_bert.bridges.columns import Columns
-from ds_bert.dataset.store import InstanceTable
+from ds_bert.dataset.options import MLM_NSP
 from ds_bert.errors import DataError
-from ds_bert.instances.collate import BatchArrays
 from ds_bert.text.hf_datasets import is_dataset_folder
 from ds_bert.text.source import file_state, size_and_hash
 from ds_bert.text.streams import compression, open_plain, open_raw
 from ds_bert.tokenizer.vocabulary import Vocabulary
+
+if TYPE_CHECKING:  # so that commands look at names of files without loading numba
+    from ds_bert.bridges.columns import Columns
+    from ds_bert.dataset.store import InstanceTable
+    from ds_bert.instances.collate import BatchArrays
 
 _MODULES = {"tfrecord": "tfrecord", "hdf5": "hdf5", "jsonl": "jsonl", "datasets": "arrow"}
 FORMATS = tuple(_MODULES)
@@ -65,7 +68,7 @@ class Piece(NamedTuple):
         has_masks: whether they say which tokens are masked.
     """
 
-    columns: Columns
+    columns: "Columns"
     numbers: NDArray[np.int64]
     problems: dict[int, str]
     place: Place
@@ -135,12 +138,12 @@ class InstanceWriter(ABC):
         final: the name that the file will have; its suffix may say how to write it.
     """
 
-    def __init__(self, path: Path, table: InstanceTable, num_rows: int, final: Path) -> None:
+    def __init__(self, path: Path, table: "InstanceTable", num_rows: int, final: Path) -> None:
         """Open the file."""
         self.path, self.table, self.num_rows, self.final = path, table, num_rows, final
 
     @abstractmethod
-    def write(self, batch: BatchArrays) -> None:
+    def write(self, batch: "BatchArrays") -> None:
         """Append some instances."""
 
     @abstractmethod
@@ -163,6 +166,27 @@ def format_by_name(path: Path) -> str | None:
     """The format that a file's suffix names, or None."""
     bare = path.with_suffix("") if compression(path) else path
     return _SUFFIXES.get(bare.suffix.lower())
+
+
+def names_instance_files(names: str) -> bool:
+    """Whether a comma list names files of instances, by their suffixes."""
+    return any(format_by_name(Path(name.strip())) for name in names.split(",") if name.strip())
+
+
+def with_defaults_of_files(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of preprocessing, with the defaults of Google's script where it writes files.
+
+    Args:
+        given: what the user gave, by the fields of `PreprocessOptions`.
+
+    Returns:
+        the same, and where `output_dir` names files of instances: exact mode (of pairs), one
+        length, no validation part.
+    """
+    if not names_instance_files(given.get("output_dir", "")):
+        return dict(given)
+    mode = "exact" if given.get("objective", MLM_NSP) == MLM_NSP else "fast"
+    return {"mode": mode, "validation_fraction": 0.0, "max_seq_length": (128,), **given}
 
 
 def format_by_content(path: Path) -> str | None:

@@ -68,6 +68,25 @@ class Imported(NamedTuple):
     meta: dict[str, Any]
     is_new: bool
 
+    def summary(self) -> Iterator[str]:
+        """What was made, for people."""
+        state = "" if self.is_new else " (was complete, nothing redone)"
+        yield f"data set: {self.folder}{state}"
+        for length, facts in self.meta["lengths"].items():
+            number = facts["num_stored_masks"]
+            masks = (
+                "no masks (they are drawn in training)" if number is None else f"{number:,} masks"
+            )
+            yield f"  length {length}: {facts['num_instances']:,} instances, {masks}"
+        yield from self.losses()
+
+    def losses(self) -> Iterator[str]:
+        """What was left out, for people."""
+        left_out = self.meta["left_out"]
+        if left_out["number"]:
+            yield f"left out {left_out['number']:,} damaged records, the first of them:"
+            yield from (f"  {problem}" for problem in left_out["first"])
+
 
 def import_data_set(
     paths: Sequence[Path],

@@ -12,7 +12,6 @@ import numpy as np
 from ds_bert.bridges.columns import Columns, Lists, lists_of_counts
 from ds_bert.bridges.formats import InstanceFile, InstanceWriter, Piece, Place, open_at
 from ds_bert.dataset.store import InstanceTable
-from ds_bert.errors import ConfigurationError
 from ds_bert.files import parse_json
 from ds_bert.instances.collate import BatchArrays
 from ds_bert.text.streams import compression, numbered_lines, plain_bytes
@@ -159,16 +158,8 @@ class Writer(InstanceWriter):
     """JSON lines as `json.dumps` writes them, compressed where the name ends in .gz."""
 
     def __init__(self, path: Path, table: InstanceTable, num_rows: int, final: Path) -> None:
-        """Open the file.
-
-        Raises:
-            ConfigurationError: the compression is not one that is written.
-        """
+        """Open the file."""
         super().__init__(path, table, num_rows, final)
-        if compression(final) not in ("", ".gz"):
-            raise ConfigurationError(
-                f"{final}: {compression(final)} is read but not written, expected .gz or none"
-            )
         self._raw = self._file = path.open("wb")
         if compression(final):  # without name and time, so that the same rows are the same bytes
             self._file = gzip.GzipFile("", "wb", 6, self._raw, mtime=0)  # type: ignore[assignment]
