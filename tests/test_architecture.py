@@ -16,7 +16,7 @@ ROOMS = (
     *("errors", "files", "progress", "config", "recipes", "compiled", "launcher", "distributed"),
     *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing", "bridges"),
     *("deepspeed_files", "dialects"),
-    *("model", "optim", "checkpoint", "evaluation", "guards", "divergence", "training"),
+    *("model", "optim", "checkpoint", "weights", "evaluation", "guards", "divergence", "training"),
     "commands",
     *("train", "evaluate"),  # doors
 )

@@ -1,0 +1,109 @@
+"""Writing a BERT as a folder of Hugging Face's, Google's or NVIDIA's kind, and reading it back."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ds_bert.checkpoint.hf_folder import write_model_folder
+from ds_bert.errors import CheckpointError
+from ds_bert.files import write_text
+from ds_bert.model.bert import BertForUnpaddedPreTraining
+from ds_bert.weights import google
+from ds_bert.weights.names import to_nvidia
+from ds_bert.weights.recognise import read_model
+from ds_bert.weights.source import EMBEDDINGS, OUTPUT_BIAS, VOCABULARY, SourceModel
+
+NVIDIA_FILE = "ckpt_0.pt"
+TITLES = {
+    "hf": "a Hugging Face model, BertForPreTraining",
+    "tf1": f"a TF1 checkpoint: {google.CHECKPOINT}.*, bert_config.json, {VOCABULARY}",
+    "nvidia": f"NVIDIA's: {NVIDIA_FILE}, bert_config.json, {VOCABULARY}",
+}
+_BERT_CONFIG = (  # what Google's and NVIDIA's scripts read
+    *("attention_probs_dropout_prob", "hidden_act", "hidden_dropout_prob", "hidden_size"),
+    *("initializer_range", "intermediate_size", "max_position_embeddings", "num_attention_heads"),
+    *("num_hidden_layers", "type_vocab_size", "vocab_size"),
+)
+_TANH = ("gelu_new", "gelu_pytorch_tanh")  # Hugging Face's names of the approximation
+_LAYER_NORM_EPS = 1e-12  # fixed in their code
+
+
+def write_model(folder: Path, model: SourceModel, to: str) -> list[str]:
+    """Write a model and read it back.
+
+    Args:
+        folder: to write in.
+        model: with its vocabulary and casing.
+        to: one of `TITLES`.
+
+    Returns:
+        what that kind of folder cannot say of the model, and its owner has to know.
+
+    Raises:
+        CheckpointError: what is read is not what was written.
+    """
+    notes = _WRITERS[to](folder, model)
+    _read_back(folder, model)
+    return notes
+
+
+def _write_hugging_face(folder: Path, model: SourceModel) -> list[str]:
+    with torch.device("meta"):  # gives the configuration alone
+        skeleton = BertForUnpaddedPreTraining(model.config)
+    assert model.vocabulary is not None
+    facts = {"converted from": model.found.replace("|", "/")}
+    if model.initialised:
+        facts["not trained, initialised"] = ", ".join(model.initialised)
+    casing, title = bool(model.do_lower_case), "BERT converted by ds_bert"
+    write_model_folder(folder, skeleton, model.weights, model.vocabulary, casing, facts, title)
+    return []
+
+
+def _write_google(folder: Path, model: SourceModel) -> list[str]:
+    google.write_checkpoint(folder, model.weights)
+    activation = "gelu" if model.config.hidden_act in _TANH else model.config.hidden_act
+    notes = _write_bert_config(folder, model, activation)
+    if model.config.hidden_act == "gelu":
+        notes.append(
+            "later versions of Google's code approximate gelu by tanh; this model does not"
+        )
+    return notes
+
+
+def _write_nvidia(folder: Path, model: SourceModel) -> list[str]:
+    torch.save({"model": to_nvidia(model.weights)}, folder / NVIDIA_FILE)
+    return _write_bert_config(folder, model, model.config.hidden_act)
+
+
+def _write_bert_config(folder: Path, model: SourceModel, activation: str) -> list[str]:
+    assert model.vocabulary is not None
+    values = {name: getattr(model.config, name) for name in _BERT_CONFIG}
+    values["hidden_act"] = activation
+    write_text(folder / "bert_config.json", json.dumps(values, indent=2) + "\n")
+    model.vocabulary.save(folder / VOCABULARY)
+    notes = [f"its scripts need --do_lower_case={bool(model.do_lower_case)}"]
+    if model.config.layer_norm_eps != _LAYER_NORM_EPS:
+        notes.append(f"layer_norm_eps {model.config.layer_norm_eps} is {_LAYER_NORM_EPS} there")
+    return notes
+
+
+_WRITERS: dict[str, Callable[[Path, SourceModel], list[str]]] = {
+    "hf": _write_hugging_face,
+    "tf1": _write_google,
+    "nvidia": _write_nvidia,
+}
+
+
+def _read_back(folder: Path, model: SourceModel) -> None:
+    """Every weight has to be what it was."""
+    file = folder / NVIDIA_FILE
+    written = read_model(str(file if file.is_file() else folder)).weights
+    rows = len(model.weights[EMBEDDINGS])  # NVIDIA's has more: padding
+    for name, weight in model.weights.items():
+        found = written[name][:rows] if name in (EMBEDDINGS, OUTPUT_BIAS) else written[name]
+        if not torch.equal(found, weight):
+            raise CheckpointError(
+                f"{folder}: {name} is not what was written; look at the disk, then try again"
+            )
