@@ -149,8 +149,8 @@ def refuse_foreign_weights(name: str, flag: str) -> None:
     is_google = Path(f"{name}.index").is_file()
     if is_google or (_NOT_OURS.search(name) and not Path(name).is_dir()):
         raise ConfigurationError(
-            f"--{flag} {name}: weights of another program; convert them first: ds-bert "
-            f"convert-model {shlex.quote(name)} --output_dir models/converted, and name that folder"
+            f"--{flag} {name}: weights of another program; convert them, name the folder: ds-bert "
+            f"convert-model --model {shlex.quote(name)} --output_dir models/converted"
         )
 
 

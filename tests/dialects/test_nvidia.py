@@ -68,7 +68,7 @@ def test_defaults_and_switches(start):
     [
         ("--gradient_accumulation_steps=7", "before it is divided"),
         ("--steps_this_run=5", "send SIGUSR1"),
-        ("--init_checkpoint=ckpt_7038.pt", "ds-bert convert-model ckpt_7038.pt"),
+        ("--init_checkpoint=ckpt_7038.pt", "ds-bert convert-model --model ckpt_7038.pt"),
     ],
 )
 def test_what_cannot_be_had_is_refused(start, flags, message):

@@ -256,7 +256,7 @@ def test_text_is_answered_with_the_commands_to_type(start, tmp_path):
         ("--model_type roberta", "--model_type roberta: BERT only"),
         ("--dataset_name wikitext", "ds-bert preprocess --input_file hf:NAME"),
         ("--eval_strategy often", "--eval_strategy often: no, steps or epoch"),
-        ("--model_name_or_path bert_model.ckpt", "ds-bert convert-model bert_model.ckpt"),
+        ("--model_name_or_path bert_model.ckpt", "ds-bert convert-model --model bert_model.ckpt"),
         ("--per_device_train_batch_sise 3", 'did you mean "per_device_train_batch_size"'),
     ],
 )

@@ -179,25 +179,30 @@ def _put_model(given: Given, config: dict[str, Any], vocab_size: int, draft: Dra
 
 def _put_rates(given: Given, settings: dict[str, Any], draft: Draft) -> None:
     """Rate and schedule: the JSON's, which deepspeed_train.py sets in every step itself."""
-    name = given["lr_schedule"]
+    name, offset = given["lr_schedule"], given["lr_offset"]
     refuse_if(name not in _SCHEDULES, f"--lr_schedule {name}: expected {', '.join(_SCHEDULES)}")
     for key in ("total_training_steps", "learning_rate", "warmup_proportion"):
         refuse_if(key not in settings, f'--cf: "{key}" is missing in mixed_seq_training')
-    rate, offset = settings["learning_rate"], given["lr_offset"]
-    draft.recipe.setdefault("optimizer", {"type": "Lamb"}).setdefault("params", {})
-    params = draft.recipe["optimizer"]["params"]
-    params["lr"] = rate + offset
-    params.setdefault("weight_decay", settings.get("weight_decay", 0.01))
-    total = settings["total_training_steps"]
-    fields = dict(_SCHEDULES[name])
-    if fields["lr_scheduler_type"] == "exponential":
-        fields |= {key: settings.get(key) for key in ("decay_rate", "decay_step")}
+    total, fields = settings["total_training_steps"], dict(_SCHEDULES[name])
+    steps = min(total, given["max_steps"])
+    refuse_if(
+        name == "EP" and steps < total,
+        f"--max_steps {steps} with --lr_schedule EP, which ends with the run here: set "
+        "total_training_steps in the file of --cf instead",
+    )
+    rate, warmup = settings["learning_rate"], round(settings["warmup_proportion"] * total)
+    if steps < warmup:  # the run ends inside the warm-up, so its end is the peak
+        rate *= (steps / warmup) ** fields.get("warmup_power", 1.0)
     if offset:
         floor = offset / (rate + offset)
         fields |= {"warmup_min_ratio": floor, "min_lr_ratio": floor}
-    fields["warmup_steps"] = round(settings["warmup_proportion"] * total)
-    fields["max_steps"] = min(total, given["max_steps"])
+    if fields["lr_scheduler_type"] == "exponential":
+        fields |= {key: settings.get(key) for key in ("decay_rate", "decay_step")}
+    fields |= {"max_steps": steps, "warmup_steps": min(warmup, steps)}
     draft.put_fields({key: (value, "config_file") for key, value in fields.items()})
+    params = draft.recipe.setdefault("optimizer", {"type": "Lamb"}).setdefault("params", {})
+    params["lr"] = rate + offset
+    params.setdefault("weight_decay", settings.get("weight_decay", 0.01))
 
 
 def _put_start(given: Given, config: dict[str, Any], draft: Draft) -> None:
@@ -209,8 +214,8 @@ def _put_start(given: Given, config: dict[str, Any], draft: Draft) -> None:
     refuse_if(
         found is None,
         f"--load_training_checkpoint {name}: no run of ds_bert; a checkpoint of DeepSpeed is "
-        f"converted first: ds-bert convert-model {name} --output_dir models/converted, then "
-        "--init_from models/converted",
+        f"converted first: ds-bert convert-model --model {name} --output_dir "
+        "models/converted; then --init_from models/converted",
     )
     if given["rewarmup"]:
         draft.put(f"{SECTION}.init_from", str(found), "load_training_checkpoint")
