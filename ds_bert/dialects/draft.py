@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ds_bert import launcher
-from ds_bert.config import MICRO_BATCH, SECTION
+from ds_bert.config import MICRO_BATCH, SECTION, TrainingConfig
 from ds_bert.dialects.flags import Given
 from ds_bert.errors import ConfigurationError
 
@@ -39,7 +39,7 @@ class Draft:
         """
         self.given = given
         self.recipe = copy.deepcopy(base or {})
-        self._of_file = set(self.recipe) - {SECTION}
+        self._of_file = set(self.recipe)
         self._own = own or {}
         self.answers: list[str] = []
         self.environment: dict[str, str] = {}
@@ -58,7 +58,9 @@ class Draft:
         for section in sections:
             inside = inside.get(section, {})
         found = inside.get(key)
-        is_open = found == AUTO or (found is None and path.split(".")[0] not in self._of_file)
+        is_measured = path == MICRO_BATCH and self._is_ours  # what "auto" means there
+        is_open = found is None and path.split(".")[0] not in self._of_file
+        is_open |= found == AUTO and not is_measured
         if is_open or not self.given.explicit.isdisjoint(flags):
             inside = self.recipe
             for section in sections:
@@ -84,10 +86,17 @@ class Draft:
         self.put(f"{SECTION}.{name}", value, *flags)
 
     def own(self, name: str) -> list[str]:
-        """Words of a field of ours: of its flag, or of the file; none: neither has it."""
-        words = self._own.get(name)
+        """Words of a field of ours: of its flag, or of our recipe that is completed."""
         value = self.recipe.get(SECTION, {}).get(name)
-        return words if words else ([str(value)] if value else [])
+        if value is None and self._is_ours:
+            value = getattr(TrainingConfig, name)
+        return self._own.get(name) or ([str(value)] if value else [])
+
+    def length(self) -> Any:
+        """max_seq_length: as given, or of our recipe, or the system's default."""
+        name = "max_seq_length"
+        words = [] if name in self.given.explicit else self.own(name)
+        return int(words[0]) if words else self.given[name]
 
     def put_fields(self, fields: dict[str, tuple[Any, str]]) -> None:
         """Set fields of the section "ds_bert": name -> value, flag that it comes from."""
@@ -102,6 +111,8 @@ class Draft:
             accumulation: passes.
             flags: those that the first comes from, those of the second.
         """
+        if self._is_ours and self.given.explicit.isdisjoint({*flags[0], *flags[1]}):
+            return
         asked = [not self.given.explicit.isdisjoint(names) for names in flags]
         of_file = [self._number(MICRO_BATCH), self._number(_ACCUMULATION)]
         whole = self._number("train_batch_size")
@@ -119,8 +130,13 @@ class Draft:
 
     @property
     def micro_batch(self) -> int:
-        """Sequences of a forward pass and rank; `put_batch` comes before."""
-        return self.recipe[MICRO_BATCH]
+        """Sequences of a forward pass and rank; 1 if they are measured."""
+        return self._number(MICRO_BATCH) or 1
+
+    @property
+    def _is_ours(self) -> bool:
+        """Whether the file is a recipe of ds_bert, whose gaps have ds_bert's defaults."""
+        return SECTION in self._of_file
 
     @property
     def batch(self) -> int:

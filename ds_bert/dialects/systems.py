@@ -147,6 +147,8 @@ def recognise(command: str, argv: Sequence[str], native: Collection[str]) -> Scr
     able = [s for s in scripts if all(find(name, s.flags) for name in foreign)]
     if not able:
         raise ConfigurationError(_unknown(foreign, scripts, native))
+    if "ds_config" in names and chosen is None:  # the file has all that systems differ in
+        able = [s for s in able if s.base is not None] or able
     return _the_one(able, names)
 
 

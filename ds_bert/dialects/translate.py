@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ds_bert import launcher, recipes
-from ds_bert.config import load_json
+from ds_bert.config import SECTION, load_json
 from ds_bert.dialects.command_line import CHOICE, items, read
 from ds_bert.dialects.draft import Draft
 from ds_bert.dialects.flags import ANSWERED, OBEYED, REFUSED, Given
@@ -46,7 +46,7 @@ def foreign(command: str, argv: list[str], native: Collection[str]) -> Foreign |
         ConfigurationError: an unknown flag or a bad value, a flag whose effect cannot be had.
     """
     if command == TRAIN and len(argv) == 1 and argv[0].endswith(".json"):
-        argv = [*_words(load_json(argv[0])), f"--{CHOICE}=huggingface"]
+        argv = [*_words(_arguments(argv[0])), f"--{CHOICE}=huggingface"]
     script = recognise(command, argv, native)
     if script is None:
         return None
@@ -97,7 +97,8 @@ def evaluation(command: Foreign) -> dict[str, Any]:
         raise ConfigurationError(
             f"{command.script.title} evaluates nothing; type ds-bert evaluate --checkpoint RUN"
         )
-    draft = Draft(command.given)
+    own = {item.name: item.words for item in items(command.rest)}
+    draft = Draft(command.given, own=own | {"train_data": own.get("data", [])})
     arguments = command.script.evaluate(command.given, draft)
     _tell(command, draft)
     return arguments
@@ -126,6 +127,13 @@ def _tell(command: Foreign, draft: Draft) -> None:
     head = f"{command.script.title}: {num_obeyed} flags obeyed, {len(answers)} answered"
     lines = [head, *(f"  {answer}" for answer in draft.answers + answers)]
     print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _arguments(path: str) -> dict[str, Any]:
+    values = load_json(path)
+    if {SECTION, "optimizer", "train_batch_size"} & values.keys():
+        raise ConfigurationError(f"{path} is a recipe; give --ds_config {path}")
+    return values
 
 
 def _words(values: dict[str, Any]) -> Iterable[str]:

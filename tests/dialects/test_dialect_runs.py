@@ -10,18 +10,19 @@ from pathlib import Path
 
 import pytest
 from data_util import exit_code
-from dialect_util import small_data, write_model
 from distributed_util import free_port
+from training_util import MODEL
 from transformers import BertConfig, BertForPreTraining
 
-from ds_bert.bridges.exporting import export
+from ds_bert.commands.create_vocab import main as create_vocab
 from ds_bert.commands.evaluate import main as evaluate_main
+from ds_bert.commands.preprocess import main as preprocess
 from ds_bert.commands.train import main
-from ds_bert.dataset.store import TokenStore
+from ds_bert.text.demo_corpus import write_corpus
 
 pytestmark = pytest.mark.usefixtures("one_process_group")
-ADAPTATION = """--model_name_or_path=bert --train_file train_32.json
---validation_file=train_32.json --datasets_cache_dir=cache --do_train=True --do_eval=True
+ADAPTATION = """--model_name_or_path=bert --train_file data/train_128.json
+--validation_file=data/dev_128.json --datasets_cache_dir=data/cache --do_train=True --do_eval=True
 --evaluation_strategy=steps --eval_steps=5000 --per_device_train_batch_size=4
 --per_device_eval_batch_size=192 --gradient_accumulation_steps=2 --eval_accumulation_steps=24
 --learning_rate=5e-5 --weight_decay=0.01 --max_steps=4 --lr_scheduler_type=linear --warmup_steps=1
@@ -30,22 +31,27 @@ ADAPTATION = """--model_name_or_path=bert --train_file train_32.json
 --logging_dir=runs --dataloader_num_workers=2"""
 
 
+PREPROCESS = """--input_file=data/train.txt --vocab_file=data/vocab.txt --do_lower_case=True
+--do_whole_word_mask=True --max_seq_length=128 --max_predictions_per_seq=20 --masked_lm_prob=0.15
+--random_seed=12345 --dupe_factor=1"""
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, golden):
-    """A folder with a model and the same instances as JSON lines, TFRecord and HDF5."""
+    """A folder with a model, and the demo corpus as JSON lines, TFRecord and HDF5."""
     folder = tmp_path_factory.mktemp("place")
-    data, model = small_data(folder, golden), write_model(folder)
-    for format, name in (("jsonl", "train_32.json"), ("tfrecord", "a.tfrecord")):
-        export(TokenStore.open(data), None, format, [folder / name])
-    (folder / "hdf5").mkdir()
-    export(TokenStore.open(data), None, "hdf5", [folder / "hdf5/training_0.hdf5"])
-    config = BertConfig(**json.loads(model.read_text()))
-    BertForPreTraining(config).save_pretrained(folder / "bert")
+    write_corpus(folder / "data/train.txt", 0.1)
+    sizes = {**MODEL, "max_position_embeddings": 128}
+    (folder / "bert_config.json").write_text(json.dumps(sizes))
+    BertForPreTraining(BertConfig(**sizes)).save_pretrained(folder / "bert")
     shutil.copy(golden / "vocab/uncased_vocab.txt", folder / "bert/vocab.txt")
-    shutil.copy(golden / "vocab/uncased_vocab.txt", folder / "vocab.txt")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        create_vocab(["--model_name_or_path", "bert", "--vocab_file", "data/vocab.txt"])
+        for name in ("train_128.json", "dev_128.json", "tf_examples.tfrecord", "hdf5/train.hdf5"):
+            Path("data", name).parent.mkdir(exist_ok=True)
+            preprocess([f"--output_file=data/{name}", *PREPROCESS.split()])
         yield folder
 
 
@@ -75,8 +81,8 @@ def test_the_run_is_that_of_the_recipe_that_it_became(adapted, place):
 @pytest.mark.parametrize("only_mlm", ["True", "False"])
 @pytest.mark.parametrize("command", [main, evaluate_main])  # the scripts of others do both
 def test_evaluation(adapted, command, only_mlm, capsys):
-    line = f"""--model_name_or_path={adapted}/checkpoint-4 --validation_file=train_32.json
-    --datasets_cache_dir=cache --do_train=False --do_eval=True --per_device_eval_batch_size=48
+    line = f"""--model_name_or_path={adapted}/checkpoint-4 --validation_file=data/dev_128.json
+    --datasets_cache_dir=data/cache --do_train=False --do_eval=True --per_device_eval_batch_size=48
     --eval_accumulation_steps=24 --dataloader_drop_last=False --remove_unused_columns=False
     --label_names labels --logging_dir=runs_eval --dataloader_num_workers=2
     --eval_only_mlm={only_mlm} --overwrite_cache=True --overwrite_output_dir=True
@@ -93,8 +99,9 @@ def test_evaluation(adapted, command, only_mlm, capsys):
 
 
 def test_googles_records_train_and_evaluate(place, capsys):
-    files = "--input_file=*.tfrecord --bert_config_file=bert_config.json --output_dir=google"
-    numbers = "--max_seq_length=32 --max_predictions_per_seq=5 --max_eval_steps=2"
+    files = "--input_file=data/*.tfrecord --bert_config_file=bert_config.json --output_dir=google "
+    files += "--vocab_file=data/vocab.txt"
+    numbers = "--max_seq_length=128 --max_predictions_per_seq=20 --max_eval_steps=2"
     line = f"""{files} {numbers} --do_train=True --do_eval=True --train_batch_size=8
     --num_train_steps=4 --num_warmup_steps=1 --learning_rate=2e-5 --save_checkpoints_steps=2"""
     assert exit_code(main, *line.split()) == 0
@@ -110,9 +117,10 @@ def test_googles_records_train_and_evaluate(place, capsys):
 
 
 def test_nvidias_two_phases(place):
-    line = """--input_dir=hdf5 --config_file=bert_config.json --vocab_file=vocab.txt --do_train
-    --output_dir=nvidia --train_batch_size=8 --gradient_accumulation_steps=2 --max_seq_length=32
-    --max_predictions_per_seq=5 --max_steps=3 --warmup_proportion=0.28 --learning_rate=6e-3"""
+    line = """--input_dir=data/hdf5 --config_file=bert_config.json --vocab_file=data/vocab.txt
+    --do_train --output_dir=nvidia --train_batch_size=8 --gradient_accumulation_steps=2
+    --max_seq_length=128 --max_predictions_per_seq=20 --max_steps=3
+    --warmup_proportion=0.28 --learning_rate=6e-3"""
     assert exit_code(main, *line.split()) == 0
     assert exit_code(main, *line.split()) == 2  # without --resume_from_checkpoint, as there
     phase_2 = f"{line} --phase2 --resume_from_checkpoint --phase1_end_step=3"

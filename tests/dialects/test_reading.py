@@ -95,7 +95,7 @@ def test_a_script_is_known_by_its_flags(line, system, script):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("--learning_rate 1e-4", "say which with --coming_from google|nvidia|huggingface"),
+        ("--learning_rate 1e-4 --seed 3", "say which with --coming_from google|nvidia|huggingface"),
         ("--train_fil x --do_train", 'unknown flag --train_fil; did you mean "train_file"'),
         ("--input_dir x --config_file c --bert_config_file d", "is a flag of "),
         ("--coming_from nvida", 'did you mean "nvidia"'),

@@ -141,6 +141,10 @@ def _answer_keys(config: dict[str, Any], settings: dict[str, Any], draft: Draft)
         refuse_if(flag is None, f'--cf: unknown key "{name}" in mixed_seq_training')
         if flag is not None and flag.status == "answered":
             draft.answers.append(f"{name} of --cf: {flag.text}")
+    known = {name.partition(".")[0] for name in CONFIG_KEYS}
+    draft.answers += [
+        f"{name} of --cf: nothing reads it, nor there" for name in config.keys() - known
+    ]
     if "flags" in config.get("data", {}):
         draft.answers.append(f"data.flags of --cf: {CONFIG_KEYS['data.flags'].text}")
 

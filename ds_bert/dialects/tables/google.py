@@ -75,7 +75,7 @@ def train(given: Given, draft: Draft) -> None:
     _put_batch(given, draft)
     _put_model(given, draft)
     store = _open(given, draft)
-    length = given["max_seq_length"]
+    length = draft.length()
     folder = str(store.folder)
     draft.put_fields(
         {
@@ -132,7 +132,7 @@ def _open(given: Given, draft: Draft, *more: str) -> TokenStore:
     return sources.open_set(
         names,
         vocabulary=sources.vocabulary_beside(*beside),
-        max_seq_length=given["max_seq_length"],
+        max_seq_length=draft.length(),
     )
 
 

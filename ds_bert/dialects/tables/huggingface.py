@@ -40,14 +40,12 @@ def train(given: Given, draft: Draft) -> None:
     _put_batch(given, draft)
     vocabulary = _put_model(given, draft)
     files = given["train_file"] or draft.own("train_data")
-    store = _open(given, files, "train_file", vocabulary, given["max_seq_length"])
-    length = sources.length_of(store, given["max_seq_length"])
+    store = _open(given, files, "train_file", vocabulary, draft.length())
+    length = sources.length_of(store, draft.length())
     per_epoch = sources.steps_of_epoch(
         draft, sources.check_rows(store, length), given["dataloader_drop_last"]
     )
-    max_steps = given["max_steps"]
-    if max_steps <= 0:
-        max_steps = math.ceil(given["num_train_epochs"] * per_epoch)
+    max_steps = _num_steps(given, draft, per_epoch)
     draft.put_fields(
         {
             "train_data": (str(store.folder), "train_file"),
@@ -124,6 +122,15 @@ def _open(
     )
 
 
+def _num_steps(given: Given, draft: Draft, per_epoch: int) -> int:
+    asked = {"max_steps", "num_train_epochs"} & given.explicit
+    if not asked and (words := draft.own("max_steps")):
+        return int(words[0])
+    if given["max_steps"] > 0:
+        return given["max_steps"]
+    return math.ceil(given["num_train_epochs"] * per_epoch)
+
+
 def _seed(given: Given) -> int:
     if "seed" not in given.explicit and given["data_seed"] is not None:
         return given["data_seed"]
@@ -195,16 +202,19 @@ def _number(word: str) -> int | float | str:
 def _put_schedule(given: Given, draft: Draft, max_steps: int) -> None:
     name = given["lr_scheduler_type"]
     refuse_if(name not in _SCHEDULES, f"--lr_scheduler_type {name}: here {', '.join(_SCHEDULES)}")
-    draft.put(f"{SECTION}.lr_scheduler_type", _SCHEDULES[name], "lr_scheduler_type")
     warmup = share_of(given["warmup_steps"], max_steps) or math.ceil(
         given["warmup_ratio"] * max_steps
     )
+    if "scheduler" in draft.recipe:
+        draft.fill("scheduler.params.warmup_num_steps", warmup)
+        draft.fill("scheduler.params.total_num_steps", max_steps)
+        draft.say("lr_scheduler_type", "the scheduler of the file holds, as there")
+        return
+    draft.put(f"{SECTION}.lr_scheduler_type", _SCHEDULES[name], "lr_scheduler_type")
     if name == "constant":
         warmup = 0
         draft.say("warmup_steps", "not with constant, as there; constant_with_warmup has it")
     draft.put_warmup("warmup_steps", warmup, "warmup_steps", "warmup_ratio")
-    draft.fill("scheduler.params.warmup_num_steps", warmup)
-    draft.fill("scheduler.params.total_num_steps", max_steps)
 
 
 def _put_intervals(given: Given, draft: Draft, per_epoch: int, max_steps: int) -> None:

@@ -85,7 +85,7 @@ def train(given: Given, draft: Draft) -> None:
         model = sources.config_of(given["config_file"], "config_file")
         draft.put(f"{SECTION}.model", model, "config_file")
     store = _open(given, draft)
-    length = given["max_seq_length"]
+    length = draft.length()
     saving = 0 if given["skip_checkpoint"] else given["num_steps_per_checkpoint"]
     draft.put_fields(
         {
@@ -118,7 +118,7 @@ def _open(given: Given, draft: Draft) -> TokenStore:
     return sources.open_set(
         names,
         vocabulary=sources.vocabulary_beside(*beside),
-        max_seq_length=given["max_seq_length"],
+        max_seq_length=draft.length(),
     )
 
 

@@ -6,6 +6,7 @@ import os
 import pytest
 from dialect_util import small_data, training, write_model
 
+from ds_bert.config import TrainingConfig
 from ds_bert.dataset.store import TokenStore
 from ds_bert.errors import ConfigurationError
 
@@ -175,13 +176,13 @@ def test_numbers_of_a_file_stay_unless_a_flag_says_otherwise(start, tmp_path):
         "train_batch_size": 64,
         "train_micro_batch_size_per_gpu": 16,
         "optimizer": {"type": "Lamb", "params": {"lr": 1e-2, "weight_decay": 0.1}},
-        "ds_bert": {"warmup_proportion": 0.5, "max_steps": 70, "log_interval": 3},
+        "ds_bert": {"warmup_proportion": 0.5, "max_steps": 70, "max_seq_length": 32},
     }
     path.write_text(json.dumps(file))
     config, recipe = training(f"{start} --weight_decay 0.2 --max_steps 80 --ds_config {path}")
     assert recipe["optimizer"] == {"type": "Lamb", "params": {"lr": 1e-2, "weight_decay": 0.2}}
     assert recipe["train_batch_size"] == 64
-    assert (config.max_steps, config.log_interval, config.warmup_proportion) == (80, 3, 0.5)
+    assert (config.max_steps, config.warmup_steps, config.warmup_proportion) == (80, None, 0.5)
     config, recipe = training(
         f"{start} --per_device_train_batch_size 4 --warmup_steps 8 --ds_config {path}"
     )
@@ -265,3 +266,47 @@ def test_what_cannot_be_had_is_refused(start, flags, message):
     with pytest.raises(ConfigurationError) as caught:
         training(line)
     assert message in str(caught.value)
+
+
+def test_single_flags_beside_a_recipe_of_ours(start, tmp_path):
+    path = tmp_path / "recipe.json"
+    data = start.split()[1]
+    section = {"train_data": data, "validation_data": data, "max_seq_length": 32, "max_steps": 70}
+    recipe = {
+        "train_batch_size": 64,
+        "train_micro_batch_size_per_gpu": "auto",
+        "optimizer": {"type": "Lamb", "params": {"lr": 1e-2}},
+        "ds_bert": section,
+    }
+    path.write_text(json.dumps(recipe))
+    config, found = training(f"--ds_config {path} --learning_rate 3e-3 --warmup_ratio 0.1 --bf16")
+    assert found["optimizer"] == {"type": "Lamb", "params": {"lr": 3e-3}}
+    assert found["train_batch_size"] == 64 and found["train_micro_batch_size_per_gpu"] == "auto"
+    assert found["bf16"] == {"enabled": True}
+    assert config == TrainingConfig(**section, warmup_steps=7)  # 10 % of 70
+
+
+def test_a_scheduler_of_deepspeed_holds_as_in_the_trainer(start, tmp_path):
+    path = tmp_path / "zero.json"
+    numbers = ("warmup_min_lr", "warmup_max_lr", "warmup_num_steps", "total_num_steps")
+    params = dict.fromkeys(numbers, "auto") | {"warmup_type": "linear"}
+    file = {
+        "train_micro_batch_size_per_gpu": "auto",
+        "optimizer": {"type": "AdamW", "params": {"lr": "auto", "eps": "auto"}},
+        "scheduler": {"type": "WarmupDecayLR", "params": params},
+        "zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}},
+    }
+    path.write_text(json.dumps(file))
+    config, recipe = training(
+        f"{start} --max_steps 50 --warmup_steps 5 --learning_rate 1e-3 --deepspeed {path}"
+    )
+    assert (config.lr_scheduler_type, config.warmup_steps) == ("linear", 5)
+    assert recipe["optimizer"]["params"] == {"lr": 1e-3, "eps": 1e-8}
+    assert recipe["zero_optimization"] == {"stage": 1}
+
+
+def test_a_recipe_alone_is_not_taken_for_arguments(tmp_path):
+    path = tmp_path / "recipe.json"
+    path.write_text('{"train_batch_size": 8, "ds_bert": {}}')
+    with pytest.raises(ConfigurationError, match="give --ds_config"):
+        training(str(path))
