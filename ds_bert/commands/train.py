@@ -101,7 +101,8 @@ def _parser(prog: str | None, is_own: bool) -> Any:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--ds_config", required=is_own, help="JSON file: the recipe")
-    parser.add_argument("--local_rank", type=int, default=-1, help="set by the launcher")
+    flags = ("--local_rank", "--local-rank")
+    parser.add_argument(*flags, type=int, default=-1, help="set by the launcher")
     parser.add_argument(
         "--train_micro_batch_size",
         type=_number_or_word,

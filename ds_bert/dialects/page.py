@@ -43,15 +43,28 @@ Switches take `--x`, `--x=True`, `--x=1`, `--x false`, `--no_x`, `--no-x`, in ou
 """
 _NOTES = {
     "google": """\
+    python ds_bert/train.py --input_file='tf_examples.tfrecord*' --output_dir=runs/google \\
+      --bert_config_file=uncased/bert_config.json --do_train=True --train_batch_size=32 \\
+      --max_seq_length=128 --max_predictions_per_seq=20 --num_train_steps=20 \\
+      --num_warmup_steps=10 --learning_rate=2e-5
+
 * Adam without bias correction and with decoupled decay, `google` schedule, clipping at 1, fp32, as
   there. The batch is that of all ranks together: more ranks train the same.
-* TFRecords are imported once, with their masks. The vocabulary is the vocab.txt beside
-  bert_config_file, or `--vocab_file`.
-* Preprocessing here has Google's flags as its own, in a faster mode that draws masks later.
-  `--coming_from google` draws bit for bit as Google's script does, with its defaults.
+* TFRecords are imported once, with their masks ([bridges.md](bridges.md)). The vocabulary is the
+  vocab.txt beside bert_config_file, or `--vocab_file`.
+* init_checkpoint is a Hugging Face folder or a run; `ds-bert convert-model` makes one of a
+  TensorFlow checkpoint ([models.md](models.md)).
+* Preprocessing here has Google's flags as its own. An output_file that ends in .tfrecord, .json or
+  .hdf5 holds the instances that Google's script draws, bit for bit. For a data set that is
+  `--coming_from google`; else masks are drawn later, which is faster.
 * do_eval reads input_file, as there; give `--validation_data` for held-out text. `eval_results.txt`
   has the same keys.""",
     "nvidia": """\
+    python -m torch.distributed.run --nproc_per_node=8 ds_bert/train.py --input_dir=hdf5/128 \\
+      --config_file=bert_config.json --vocab_file=vocab.txt --output_dir=runs/nvidia --do_train \\
+      --fp16 --train_batch_size=8192 --gradient_accumulation_steps=128 --learning_rate=6e-3 \\
+      --warmup_proportion=0.2843 --max_steps=7038 --max_seq_length=128 --max_predictions_per_seq=20
+
 * LAMB as FusedLAMB of apex (trust ratio 1 for tensors without decay), `poly` schedule, clipping at
   1, fp32 unless `--fp16` or `--amp`. LAMB is exact under ZeRO.
 * `--train_batch_size` is that of a GPU before it is divided by `--gradient_accumulation_steps`.
@@ -60,6 +73,14 @@ _NOTES = {
 * Without `--resume_from_checkpoint` a folder that has a run is refused, as there. With it a run
   goes on inside its epoch. The vocabulary is not padded to a multiple of 8.""",
     "huggingface": """\
+    deepspeed ds_bert/train.py --model_name_or_path=bert-base-uncased --do_train=True \\
+      --do_eval=True --train_file data/train_128.json --validation_file=data/dev_128.json \\
+      --evaluation_strategy=steps --eval_steps=5000 --per_device_train_batch_size=96 \\
+      --gradient_accumulation_steps=2 --warmup_steps=900 --max_steps=90000 \\
+      --output_dir=runs/checkpoints_128
+    python ds_bert/evaluate.py --model_name_or_path=runs/checkpoints_128/checkpoint-90000 \\
+      --validation_file=data/dev_128.json --do_eval=True --eval_only_mlm=True --output_dir=temp
+
 * The defaults of TrainingArguments: AdamW (eps 1e-8, no decay), rate 5e-5, `linear` without
   warm-up, clipping at 1, seed 42, fp32 unless `--bf16` or `--fp16`; no checkpoint is removed.
 * train_batch_size = per_device_train_batch_size x gradient_accumulation_steps x ranks.
@@ -69,6 +90,10 @@ _NOTES = {
   checkpoint-N is `checkpoints/step_N`; its folder `hf` is the model.
 * run_mlm_no_trainer.py: no clipping, a checkpoint at the end unless `--checkpointing_steps`.""",
     "bing_bert": """\
+    deepspeed ds_bert/train.py --cf bert_large_lamb.json --max_seq_length 128 --output_dir runs \\
+      --deepspeed --deepspeed_config deepspeed_bsz64k_lamb_config_seq128.json --lr_schedule EE \\
+      --lr_offset 10e-4 --job_name lamb_64k_seq128 --data_path_prefix data/bert --print_steps 100
+
 * The DeepSpeed file has batch and optimizer; the other one model, data, rate and schedule.
 * The pooler is trained, which bing_bert leaves out of its optimizer.
 * total_training_steps ends the run; there are no epochs of shards.""",

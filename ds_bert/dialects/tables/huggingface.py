@@ -244,8 +244,13 @@ def _put_intervals(given: Given, draft: Draft, per_epoch: int, max_steps: int) -
 
 
 def _put_validation(given: Given, draft: Draft, vocabulary: str | None, length: int) -> None:
-    folder = ""
-    if given["validation_file"] and (given["do_eval"] or given["eval_strategy"] != "no"):
+    folder, is_asked = "", given["do_eval"] or given["eval_strategy"] != "no"
+    if is_asked and not given["validation_file"] and not draft.own("validation_data"):
+        draft.answers.append(
+            "validation: no --validation_file is given; there 5 % of the text is held back, here "
+            "ds-bert preprocess makes a data set of it: --validation_data"
+        )
+    if given["validation_file"] and is_asked:
         store = _open(given, given["validation_file"], "validation_file", vocabulary, length)
         folder = str(store.folder)
     draft.put_fields(

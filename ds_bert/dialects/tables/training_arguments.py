@@ -119,6 +119,8 @@ def _refused() -> list[Flag]:
             "optim_target_modules", str, None, "trains by GaLore or APOLLO; not here", many=True
         ),
         refused("do_predict", boolean, False, "predicts; here: transformers on the folder hf"),
+        refused("optim_args", str, None, "more options of optimizers; here: optimizer.params"),
+        refused("split_batches", boolean, None, "counts batches over all ranks; here: not"),
         refused("lr_scheduler_kwargs", str, None, "shapes the schedule; docs/training.md has all"),
         refused(
             "parallelism_config", str, None, "splits the model over devices; here: ZeRO 1 only"
@@ -141,7 +143,6 @@ def _of_training() -> list[Flag]:
         answered(
             "logging_dir", str, None, "where TensorBoard looks; here: output_dir/metrics.jsonl"
         ),
-        answered("optim_args", str, None, "more options of optimizers; here: optimizer.params"),
         answered(
             "auto_find_batch_size",
             boolean,
@@ -252,7 +253,7 @@ TRAINING_ARGUMENTS = table(
     *_answered(_HUB, str, None, "push_to_hub_token"),
     *_answered(_LOADER, whole, 0, "dataloader_num_workers", "dataloader_prefetch_factor"),
     *_answered(_LOADER, boolean, None, "dataloader_pin_memory", "dataloader_persistent_workers"),
-    *_answered(_LOADER, boolean, None, "dataloader_in_order", "dispatch_batches", "split_batches"),
+    *_answered(_LOADER, boolean, None, "dataloader_in_order", "dispatch_batches"),
     *_answered(_LOADER, str, None, "dataloader_multiprocessing_context"),
     *_answered(_DDP, boolean, None, "ddp_find_unused_parameters", "ddp_broadcast_buffers"),
     *_answered(_DDP, boolean, None, "ddp_static_graph"),
