@@ -117,7 +117,7 @@ REFUSED = {
     "absent": ({"segment_ids": None}, "expected input_ids, segment_ids"),
     "fewer": (
         {"next_sentence_labels": np.zeros(3, "i1")},
-        "3 next_sentence_labels, .* expected as many",
+        "3 next_sentence_labels, .* expected",
     ),
     "packed": ({"packed_input_len": np.zeros(3, "i1")}, "holds packed sequences"),
     "fractions": ({"input_ids": np.zeros((114, 64), "f4")}, "input_ids is float32"),
