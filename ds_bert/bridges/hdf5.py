@@ -24,8 +24,8 @@ from ds_bert.dataset.store import InstanceTable
 from ds_bert.errors import ConfigurationError, DataError
 from ds_bert.instances.collate import BatchArrays
 
-_ROWS = 4096  # read at once
-_CHUNK_ROWS = 1024  # compressed as one
+_ROWS = 1024  # read at once
+_CHUNK_ROWS = 1024  # compressed as one, written at once
 _LISTS = ("input_ids", "segment_ids", "masked_lm_positions", "masked_lm_ids")
 _MASK, _LABELS = "input_mask", "next_sentence_labels"
 _PACKED = "packed_input_len"

@@ -21,7 +21,7 @@ from ds_bert.dataset.store import InstanceTable
 from ds_bert.instances.collate import BatchArrays
 from ds_bert.text.streams import plain_bytes
 
-_BLOCK_BYTES = 1 << 20  # read at once
+_BLOCK_BYTES = 1 << 18  # read at once
 _MAX_BYTES = 1 << 26  # of a record; a longer one is a damaged length
 _HEAD, _FOOT = struct.Struct("<QI"), struct.Struct("<I")
 _DELTA = 0xA282EAD8
@@ -50,7 +50,7 @@ class File(InstanceFile):
         return plain_bytes(self.path)
 
     def pieces(self, place: Place) -> Iterator[Piece]:
-        """A megabyte at a time."""
+        """A quarter of a megabyte at a time."""
         offset, number = place
         rest = b""
         with open_at(self.path, offset) as stream:
