@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, BertConfig
 
 from ds_bert import files, recipes
@@ -88,7 +89,11 @@ def read_config_file(path: Path) -> BertConfig:
         raise ConfigurationError(f"model {path}: found no JSON object, expected a configuration")
     values = values.get("bert_model_config", values)  # bing_bert has more in its file
     _require_bert(values.get("model_type", "bert"), str(path))
-    return BertConfig(**values)
+    try:
+        return BertConfig(**values)
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        reason = str(error).strip().split("\n")[-1].strip()
+        raise ConfigurationError(f"model {path}: not a BERT's configuration ({reason})") from None
 
 
 def _read_hugging_face_config(name: str) -> BertConfig:

@@ -120,6 +120,7 @@ def _settle_vocabulary(model: SourceModel, vocab_file: str | None) -> Report:
             f"{model.found}: no vocab.txt beside it; name its vocabulary with --vocab_file"
         )
     report = _fit_rows(model, old)
+    model.config.pad_token_id = (new or old).pad_id
     if new is None or new.sha256 == old.sha256:
         return [*report, ("vocabulary", f"{old.size:,} tokens")]
     casing = is_lower_cased(old) if model.do_lower_case is None else model.do_lower_case

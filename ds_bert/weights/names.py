@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from ds_bert.errors import CheckpointError
-from ds_bert.weights.source import EMBEDDINGS, OUTPUT_BIAS
+from ds_bert.weights.source import DECODER, EMBEDDINGS, OUTPUT_BIAS
 
 PRE_LAYER_NORM = ("PreAttentionLayerNorm", "PostAttentionLayerNorm", "FinalLayerNorm")
-DECODER = "cls.predictions.decoder"
 PADDING_BIAS = -1e4  # a token of padding is never predicted
 _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
 _FUSED = re.compile(

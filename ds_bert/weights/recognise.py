@@ -36,7 +36,7 @@ def read_model(
         DataError: its vocabulary is damaged.
     """
     path = Path(name)
-    is_hugging_face = (path / "config.json").is_file()
+    is_hugging_face = (path / "config.json").is_file() and hugging_face.has_weights(path)
     if not is_hugging_face and (prefix := google.find_prefix(path)):
         model = _read_google(prefix, config_file, vocab_file)
     elif not is_hugging_face and (folder := zero_shards.find_shards(path)):

@@ -61,7 +61,7 @@ def exchange_vocabulary(model: SourceModel, new: Vocabulary, do_lower_case: bool
         rows = model.weights[name]
         mean = _mean_rows(rows.reshape(len(rows), -1)[: old.size], sources)
         model.weights[name] = mean.reshape(-1, *rows.shape[1:])
-    model.config.vocab_size, model.config.pad_token_id = new.size, new.pad_id
+    model.config.vocab_size = new.size
     model.vocabulary, model.do_lower_case = new, None
     num_pieces = sum(bool(pieces) for pieces in made.values())
     num_shared = len(new.ids) - len(made)

@@ -17,12 +17,17 @@ VOCABULARY = "vocab.txt"
 EMBEDDINGS = "bert.embeddings.word_embeddings.weight"
 POSITIONS = "bert.embeddings.position_embeddings.weight"
 OUTPUT_BIAS = "cls.predictions.bias"
+DECODER = "cls.predictions.decoder"  # tied to both
 # What a BERT without one of its two objectives lacks.
 HEADS = {
     "bert.pooler": "pooler",
     "cls.predictions": "masked-LM head",
     "cls.seq_relationship": "next-sentence head",
 }
+UNTIED = (
+    "its output weights are not its word embeddings, as BERT's are; now they are: hidden states "
+    "are those of the source, masked-LM logits are not"
+)
 
 
 @dataclass
@@ -82,16 +87,24 @@ def complete(model: SourceModel, seed: int) -> None:
     Raises:
         CheckpointError: weights of the encoder are missing, too many, or of another shape.
     """
+    model.config.tie_word_embeddings = True  # as in all of ds_bert's models
     if EMBEDDINGS in model.weights:
         model.config.vocab_size = len(model.weights[EMBEDDINGS])
     shapes = weight_shapes(model.config)
     model.left_out += sorted(model.weights.keys() - shapes.keys())
     _check_encoder(model, shapes)
+    if f"{DECODER}.weight" in model.left_out:
+        model.notes.append(UNTIED)
     generator = torch.Generator().manual_seed(seed)
     found, model.weights = model.weights, {}
     for name, shape in shapes.items():
         if name not in found:
             model.weights[name] = _initial(name, shape, model.config.initializer_range, generator)
+        elif not found[name].is_floating_point():
+            raise CheckpointError(
+                f"{model.found}: {name} is quantised ({found[name].dtype}), expected "
+                "floating-point numbers; name the model that it was made of"
+            )
         elif found[name].shape != shape:
             raise CheckpointError(
                 f"{model.found}: {name} has the shape {tuple(found[name].shape)}, its "

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from transformers.utils import logging
 
 from ds_bert.checkpoint.hf_folder import write_model_folder
-from ds_bert.errors import CheckpointError
+from ds_bert.errors import CheckpointError, ConfigurationError
 from ds_bert.files import write_text
 from ds_bert.model.bert import BertForUnpaddedPreTraining
 from ds_bert.weights import google
@@ -42,9 +44,16 @@ def write_model(folder: Path, model: SourceModel, to: str) -> list[str]:
         what that kind of folder cannot say of the model, and its owner has to know.
 
     Raises:
+        ConfigurationError: the disk is full or fails.
         CheckpointError: what is read is not what was written.
     """
-    notes = _WRITERS[to](folder, model)
+    try:
+        notes = _WRITERS[to](folder, model)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"the model cannot be written ({_reason(error)}); make room, or choose another "
+            "--output_dir"
+        ) from None
     _read_back(folder, model)
     return notes
 
@@ -57,7 +66,13 @@ def _write_hugging_face(folder: Path, model: SourceModel) -> list[str]:
     if model.initialised:
         facts["not trained, initialised"] = ", ".join(model.initialised)
     casing, title = bool(model.do_lower_case), "BERT converted by ds_bert"
-    write_model_folder(folder, skeleton, model.weights, model.vocabulary, casing, facts, title)
+    is_loud = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # one for a single file
+    try:
+        write_model_folder(folder, skeleton, model.weights, model.vocabulary, casing, facts, title)
+    finally:
+        if is_loud:
+            logging.enable_progress_bar()
     return []
 
 
@@ -73,7 +88,8 @@ def _write_google(folder: Path, model: SourceModel) -> list[str]:
 
 
 def _write_nvidia(folder: Path, model: SourceModel) -> list[str]:
-    torch.save({"model": to_nvidia(model.weights)}, folder / NVIDIA_FILE)
+    with open(folder / NVIDIA_FILE, "wb") as file:  # a full disk is an OSError, by path it is not
+        torch.save({"model": to_nvidia(model.weights)}, file)
     return _write_bert_config(folder, model, model.config.hidden_act)
 
 
@@ -94,6 +110,15 @@ _WRITERS: dict[str, Callable[[Path, SourceModel], list[str]]] = {
     "tf1": _write_google,
     "nvidia": _write_nvidia,
 }
+
+
+def _reason(error: Exception) -> str:
+    """What the disk said; torch.save hides it in what it raises while it closes a file."""
+    if isinstance(error, RuntimeError):
+        if not isinstance(error.__context__, OSError):
+            raise error
+        error = error.__context__
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _read_back(folder: Path, model: SourceModel) -> None:

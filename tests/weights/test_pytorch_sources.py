@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import zipfile
 
@@ -278,7 +279,9 @@ def test_output_weights_of_their_own(model, tmp_path, capsys):
     weights["cls.predictions.decoder.weight"] = torch.zeros(20, 16)
     save_file(weights, tmp_path / "hf/model.safetensors", {"format": "pt"})
     assert convert(tmp_path / "hf", tmp_path / "out") == 0
-    assert "1 others (cls.predictions.decoder.weight)" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "1 others (cls.predictions.decoder.weight)" in shown
+    assert "masked-LM logits are not" in shown
 
 
 @pytest.mark.parametrize("name", ["nothing/here", "empty"])
@@ -300,3 +303,74 @@ def test_what_is_there_is_kept(model, tmp_path, capsys):
     assert convert(tmp_path / "hf", tmp_path / "hf", "--overwrite") == 2
     assert "holds the source" in capsys.readouterr().err
     assert (tmp_path / "mine/thesis.tex").exists()
+
+
+def test_a_model_in_half_precision(model, tmp_path):
+    """Its numbers, in fp32; its configuration must not make them halves again."""
+    half = BertForPreTraining(model.config).half()
+    half.load_state_dict(model.half().state_dict())
+    model.float()
+    save_hugging_face(half, tmp_path / "hf")
+    assert convert(tmp_path / "hf", tmp_path / "out") == 0
+    converted = BertForPreTraining.from_pretrained(tmp_path / "out")
+    assert converted.dtype == torch.float32
+    assert_same_outputs(half.float(), converted, tolerance=0)
+
+
+def test_a_quantised_model(model, tmp_path, capsys):
+    save_hugging_face(model, tmp_path / "hf")
+    weights = load_file(tmp_path / "hf/model.safetensors")
+    name = "bert.encoder.layer.0.output.dense.weight"
+    weights[name] = weights[name].to(torch.int8)
+    save_file(weights, tmp_path / "hf/model.safetensors", {"format": "pt"})
+    assert convert(tmp_path / "hf", tmp_path / "out") == 4
+    assert f"{name} is quantised (torch.int8)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("files", ["safetensors", "bin"])
+def test_a_hub_id(model, tmp_path, monkeypatch, files):
+    """The small files and one kind of weights are fetched, safetensors first."""
+    save_hugging_face(model, tmp_path / "hf")
+    if files == "bin":
+        torch.save(load_file(tmp_path / "hf/model.safetensors"), tmp_path / "hf/pytorch_model.bin")
+    snapshots = tmp_path / "snapshots"
+
+    def snapshot_download(name, allow_patterns):
+        assert name == "somebody/bert"
+        snapshots.mkdir(exist_ok=True)
+        for path in (tmp_path / "hf").iterdir():
+            is_other = files == "bin" and path.suffix == ".safetensors"
+            if any(path.match(pattern) for pattern in allow_patterns) and not is_other:
+                shutil.copy(path, snapshots)
+        return str(snapshots)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert convert("somebody/bert", tmp_path / "out") == 0
+    assert_same_outputs(model, BertForPreTraining.from_pretrained(tmp_path / "out"), tolerance=0)
+    weights = [path.name for path in snapshots.iterdir() if path.suffix in (".bin", ".safetensors")]
+    assert weights == ["pytorch_model.bin" if files == "bin" else "model.safetensors"]
+
+
+@pytest.mark.parametrize("to", ["hf", "tf1", "nvidia"])
+def test_a_full_disk(model, tmp_path, capsys, to):
+    save_hugging_face(model, tmp_path / "hf")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        assert convert(tmp_path / "hf", tmp_path / "out", "--to", to) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    shown = capsys.readouterr().err
+    assert "the model cannot be written (" in shown and "File too large" in shown
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "{", '{"hidden_size": "wide"}', '{"hidden_act": "none"}', '{"vocab_size": -1}'],
+)
+def test_a_configuration_that_is_none(model, folder, tmp_path, capsys, content):
+    torch.save(nvidia_names(model), folder / "ckpt.pt")
+    (folder / "bert_config.json").write_text(content)
+    assert convert(folder / "ckpt.pt", tmp_path / "out") in (2, 4)
+    assert "Traceback" not in capsys.readouterr().err

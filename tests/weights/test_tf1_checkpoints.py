@@ -179,3 +179,9 @@ def test_a_folder_of_several_checkpoints(tmp_path, capsys):
     release(tmp_path / "google", name="model.ckpt-40")
     assert exit_code(main, "--model", tmp_path / "google", "--output_dir", tmp_path / "out") == 2
     assert "name one of model.ckpt-20, model.ckpt-40" in capsys.readouterr().err
+
+
+def test_a_checkpoint_beside_a_configuration_of_hugging_face(tmp_path):
+    release(tmp_path / "google")
+    (tmp_path / "google/bert_config.json").rename(tmp_path / "google/config.json")
+    assert exit_code(main, "--model", tmp_path / "google", "--output_dir", tmp_path / "out") == 0
