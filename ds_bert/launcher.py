@@ -6,7 +6,7 @@ them all; srun sets others, which are translated; one plain process gets default
 
 import os
 import re
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
 from ds_bert.errors import ConfigurationError
 
@@ -41,15 +41,15 @@ def complete(environment: MutableMapping[str, str] = os.environ) -> None:
     _require_all_or_none(environment, (*_RANKS, *_MEETING))
 
 
-def place() -> tuple[int, int]:
+def place(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
     """This process's rank and the number of ranks, before they have met.
 
     Raises:
         ConfigurationError: as in `complete`.
     """
-    environment = dict(os.environ)
-    complete(environment)
-    return int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    completed = dict(environment)
+    complete(completed)
+    return int(completed["RANK"]), int(completed["WORLD_SIZE"])
 
 
 def _is_task_of_srun(environment: MutableMapping[str, str]) -> bool:

@@ -95,7 +95,7 @@ def test_every_recipe_plans(name, data_of, empty_folder):
     text = describe(plan)
     assert f"{config.max_steps:,} = {config.max_steps * plan.batch.train_batch_size:,}" in text
     assert ("recipe: " + config.description in text) == bool(config.description)
-    assert bool(config.description) == name.startswith("recipes/")
+    assert bool(config.description) != name.startswith("demo/")
 
 
 def test_the_model_of_mosaicberts_baseline(vocab_file):

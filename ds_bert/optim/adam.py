@@ -49,7 +49,8 @@ class UncorrectedAdam(torch.optim.Optimizer):
             is_decoupled: decay beside the moments (AdamW), else added to the gradient (L2).
             options: defaults of the groups.
         """
-        super().__init__(groups, options)
+        # "fused" lets torch put `step` of a loaded state on the tensor's device.
+        super().__init__(groups, {**options, "fused": True})
         self.is_decoupled = is_decoupled
 
     @torch.no_grad()

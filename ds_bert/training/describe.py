@@ -37,8 +37,7 @@ def describe(plan: Plan) -> str:
         else str(plan.batch),
         "steps": f"{config.max_steps:,} = {samples:,} sequences = {samples / num_rows:.2f} epochs",
         "schedule": _schedule(config),
-        "optimizer": f"{plan.optimizer['type']} {plan.optimizer['params']}, "
-        f"gradients clipped at {plan.engine_config['gradient_clipping'] or 'nothing'}",
+        "optimizer": f"{plan.optimizer['type']} {plan.optimizer['params']}, {_clipping(plan)}",
         "precision": _precision(plan),
         "checkpoint": f"about {checkpoint_bytes(plan) / 1e6:,.0f} MB each, "
         f"{config.keep_checkpoints} kept in {config.output_dir}/checkpoints",
@@ -54,6 +53,11 @@ def _schedule(config: TrainingConfig) -> str:
         if name not in ("lr_scheduler_type", "max_steps", "warmup_steps") and value != usual[name]:
             parts.append(f"{name} {value}")
     return ", ".join(parts)
+
+
+def _clipping(plan: Plan) -> str:
+    limit = plan.engine_config["gradient_clipping"]
+    return f"gradients clipped at {limit:g}" if limit else "gradients not clipped"
 
 
 def _precision(plan: Plan) -> str:

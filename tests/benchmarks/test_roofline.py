@@ -169,6 +169,20 @@ def test_the_page_of_recipes_shows_the_hours():
     assert {name: shown.get(name) for name in hours} == hours
 
 
+def test_the_page_of_recipes_shows_the_losses():
+    from ds_bert import recipes
+
+    page = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
+    rows = json.loads((ROOT / "benchmarks/results/recipes.json").read_text())["rows"]
+    names = {name for name in recipes.names() if not name.startswith("demo/")}
+    assert {row["case"] for row in rows} == names
+    assert all(row["last_loss"] < row["first_loss"] for row in rows)
+    for row in rows:
+        shown = f"{row['first_loss']:.2f} | {row['last_loss']:.2f} |"
+        assert f"| {row['case']} | {row['impl']} | {row['schedule']} | " in page
+        assert shown in page
+
+
 def test_cost_follows_the_price():
     rows = [
         [field.strip() for field in line.split("|")[1:-1]]

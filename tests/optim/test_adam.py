@@ -119,6 +119,14 @@ def test_waitless_bf16_stays_close(two_ranks):
     assert lamb_reference.error(two_ranks["bf16"], exact)[0] < 0.06
 
 
+def test_resumed_it_goes_on_as_before(tmp_path):
+    case = Case(optimizer="AdamW", options={"bias_correction": False})
+    expected, found, expected_state, found_state = lamb_cases.resume_case(case, str(tmp_path))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert found_state["step"] == expected_state["step"] == 6
+    assert torch.equal(found_state["exp_avg_sq"], expected_state["exp_avg_sq"])
+
+
 def test_loss_scaling_as_torch_has_it():
     """`grad_scale` divides gradients; a step with `found_inf` changes and counts nothing."""
     start, gradient = torch.arange(1.0, 6.0), torch.linspace(-1, 1, 5)
