@@ -29,9 +29,9 @@ def parse(argv: list[str] | None, prog: str | None = None) -> PreprocessOptions:
     argv = sys.argv[1:] if argv is None else argv
     own = {name.lstrip("-") for name in parser.flags}
     if is_foreign(argv, own):
-        from ds_bert.dialects import translate
+        from ds_bert.dialects import systems, translate
 
-        command = translate.foreign(translate.PREPROCESS, argv, own)
+        command = translate.foreign(systems.PREPROCESS, argv, own)
         assert command is not None
         parser.set_defaults(**translate.preprocess_options(command))
         argv = command.rest

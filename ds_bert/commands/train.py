@@ -19,6 +19,7 @@ from ds_bert import files, launcher, recipes
 from ds_bert.config import MICRO_BATCH, SECTION, TrainingConfig, check_keys, load_json
 from ds_bert.deepspeed_files.translate import translate
 from ds_bert.dialects.command_line import is_foreign, with_values
+from ds_bert.errors import ConfigurationError
 
 _FIELDS = [item.name for item in dataclasses.fields(TrainingConfig)]
 _OTHER_FLAGS = (
@@ -129,9 +130,9 @@ def _foreign_start(argv: list[str]) -> Start:
 
     command = dialects.foreign(dialects.TRAIN, argv, own_flags())
     assert command is not None
-    recipe, environment = dialects.training_recipe(command)
+    recipe, environment, rest = dialects.training(command)
     os.environ.update(environment)
-    return Start(recipe, recipe.pop(SECTION, {}), command.rest)
+    return Start(recipe, recipe.pop(SECTION, {}), rest)
 
 
 def _in_our_terms(start: Start, batch: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -162,10 +163,17 @@ def _save(path: str, config: TrainingConfig, recipe: dict[str, Any]) -> None:
     values = {name: getattr(config, name) for name in _FIELDS if name != "dry_run"}
     default = {item.name: item.default for item in dataclasses.fields(TrainingConfig)}
     changed = {name: value for name, value in values.items() if value != default[name]}
-    if launcher.place()[0] == 0:
-        text = files.as_json({**recipe, SECTION: changed}, indent=2)
+    if launcher.place()[0] != 0:
+        return
+    text = files.as_json({**recipe, SECTION: changed}, indent=2)
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         files.write_text(Path(path), f"{text}\n")
-        print(f"recipe: {path}; from now on --ds_config {path} does the same", file=sys.stderr)
+    except OSError as error:
+        raise ConfigurationError(
+            f"--save_recipe {path}: cannot be written ({error.strerror}); name another file"
+        ) from None
+    print(f"recipe: {path}; from now on --ds_config {path} does the same", file=sys.stderr)
 
 
 def _override_warmup(values: dict[str, Any], section: dict[str, Any]) -> None:

@@ -58,9 +58,8 @@ class Draft:
         for section in sections:
             inside = inside.get(section, {})
         found = inside.get(key)
-        is_measured = path == MICRO_BATCH and self._is_ours  # what "auto" means there
-        is_open = found is None and path.split(".")[0] not in self._of_file
-        is_open |= found == AUTO and not is_measured
+        is_absent = found is None and path.split(".")[0] not in self._of_file
+        is_open = (is_absent or found == AUTO) and not self._is_ours
         if is_open or not self.given.explicit.isdisjoint(flags):
             inside = self.recipe
             for section in sections:
@@ -98,10 +97,10 @@ class Draft:
         words = [] if name in self.given.explicit else self.own(name)
         return int(words[0]) if words else self.given[name]
 
-    def put_fields(self, fields: dict[str, tuple[Any, str]]) -> None:
-        """Set fields of the section "ds_bert": name -> value, flag that it comes from."""
-        for name, (value, flag) in fields.items():
-            self.put(f"{SECTION}.{name}", value, flag)
+    def put_fields(self, fields: dict[str, tuple[Any, ...]]) -> None:
+        """Set fields of the section "ds_bert": name -> value, flags that it comes from."""
+        for name, (value, *flags) in fields.items():
+            self.put(f"{SECTION}.{name}", value, *flags)
 
     def put_batch(self, micro_batch: int, accumulation: int, *flags: tuple[str, ...]) -> None:
         """Set the batch from sequences per forward pass and rank, and passes per step.

@@ -1,6 +1,6 @@
 """What is known about a flag of another system, and what its users are told about it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,10 +66,21 @@ class Given(Mapping[str, Any]):
         explicit: names of the flags that were given.
     """
 
-    def __init__(self, flags: Mapping[str, Flag], values: Mapping[str, Any]):
-        """Take a script's flags and the values that were given, by name."""
+    def __init__(
+        self,
+        flags: Mapping[str, Flag],
+        values: Mapping[str, Any],
+        explicit: Collection[str] | None = None,
+    ):
+        """Take a script's flags and values by name.
+
+        Args:
+            flags: of the script.
+            values: other than the defaults.
+            explicit: which were given; None: all of these.
+        """
         self._values = {flag.name: flag.default for flag in flags.values()} | dict(values)
-        self.explicit = frozenset(values)
+        self.explicit = frozenset(values if explicit is None else explicit)
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]

@@ -6,6 +6,7 @@ from typing import Any
 
 from ds_bert import files
 from ds_bert.dialects.translate import Foreign
+from ds_bert.errors import ConfigurationError
 
 
 def write(command: Foreign, metrics: dict[str, Any]) -> Path | None:
@@ -22,8 +23,13 @@ def write(command: Foreign, metrics: dict[str, Any]) -> Path | None:
         return None
     name, text = _RESULTS[command.script.system](metrics)
     folder = Path(command.given["output_dir"])
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_text(folder / name, text)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_text(folder / name, text)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{folder / name}: cannot be written ({error.strerror}); choose another output_dir"
+        ) from None
     return folder / name
 
 

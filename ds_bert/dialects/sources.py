@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import re
+import secrets
 import shlex
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ from ds_bert.dialects.draft import Draft
 from ds_bert.errors import ConfigurationError, DataError
 from ds_bert.tokenizer.vocabulary import Vocabulary, read_model_vocabulary
 
-_TEXT = {".txt", ".text", ".csv", ".tsv", ".gz", ".xz", ".bz2", ".zst", ""}
+_TEXT = {".txt", ".text", ".csv", ".tsv"}
+_PACKED = (".gz", ".xz", ".bz2", ".zst")
 _LINE = 1 << 16  # bytes of a first line that are looked at
 _NOT_OURS = re.compile(r"\.(pt|pth|bin|ckpt)$|\.ckpt-\d+$")
 
@@ -76,7 +78,8 @@ def _is_text(name: str) -> bool:
         with path.open("rb") as file:
             first = file.readline(_LINE)
         return b'"text"' in first and b'"tokens"' not in first and b'"input_ids"' not in first
-    return path.suffix in _TEXT and not path.is_dir()
+    inside = path.with_suffix("") if path.suffix in _PACKED else path
+    return inside.suffix in _TEXT and not path.is_dir()
 
 
 def _text_message(names: Sequence[str], vocabulary: str | None) -> str:
@@ -119,8 +122,10 @@ def find_checkpoint(name: str) -> Path | None:
     if latest.is_file():
         return latest.parent / latest.read_text(encoding="utf-8").strip()
     found = re.fullmatch(r"(?:checkpoint-|step_|ckpt_)(\d+)(?:\.pt)?", path.name)
-    inside = path.parent / "checkpoints" / f"step_{found[1]}" if found else path
-    return inside if found and inside.is_dir() and not path.exists() else None
+    if found is None or path.exists():
+        return None
+    inside = path.parent / "checkpoints" / f"step_{found[1]}"
+    return inside if inside.is_dir() else None
 
 
 def put_model(draft: Draft, name: str, flag: str) -> str:
@@ -161,7 +166,9 @@ def model_file(values: dict[str, Any]) -> str:
     path = files.cache_folder() / "models" / name / "config.json"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_text(path, text)
+        temporary = path.with_name(secrets.token_hex(8))  # all ranks may write it at once
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
     return str(path)
 
 

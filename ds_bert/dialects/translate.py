@@ -3,14 +3,14 @@
 import sys
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ds_bert import launcher, recipes
 from ds_bert.config import SECTION, load_json
 from ds_bert.dialects.command_line import CHOICE, items, read
 from ds_bert.dialects.draft import Draft
 from ds_bert.dialects.flags import ANSWERED, OBEYED, REFUSED, Given
-from ds_bert.dialects.systems import PREPROCESS, TRAIN, Script, recognise
+from ds_bert.dialects.systems import TRAIN, Script, recognise
 from ds_bert.errors import ConfigurationError
 
 
@@ -67,24 +67,33 @@ def preprocess_options(command: Foreign) -> dict[str, Any]:
     return options
 
 
-def training_recipe(command: Foreign) -> tuple[dict[str, Any], dict[str, str]]:
-    """The recipe that a command line asks for; the user is told what else there is to know.
+class Training(NamedTuple):
+    """What a training command becomes.
 
-    Returns:
-        the recipe with its section "ds_bert", and variables to set before torch is imported.
+    Attributes:
+        recipe: with its section "ds_bert".
+        environment: variables to set before torch is imported.
+        argv: flags of our own command that are left.
+    """
+
+    recipe: dict[str, Any]
+    environment: dict[str, str]
+    argv: list[str]
+
+
+def training(command: Foreign) -> Training:
+    """The training that a command line asks for; the user is told what else there is to know.
 
     Raises:
         ConfigurationError, DataError: what cannot be had, or does not fit.
     """
-    script, (base, rest) = command.script, _base(command)
-    assert script.train is not None
-    own = {item.name: item.words for item in items(rest)}
-    draft = Draft(command.given, base, own)
-    script.train(command.given, draft)
-    command.rest[:] = rest
+    assert command.script.train is not None
+    base, argv = _base(command)
+    draft = Draft(command.given, base, {item.name: item.words for item in items(argv)})
+    command.script.train(command.given, draft)
     recipe = draft.close()
     _tell(command, draft)
-    return recipe, draft.environment
+    return Training(recipe, draft.environment, argv)
 
 
 def evaluation(command: Foreign) -> dict[str, Any]:
@@ -147,6 +156,3 @@ def _words(values: dict[str, Any]) -> Iterable[str]:
 
 def _without_choice(argv: Iterable[str]) -> list[str]:
     return [word for item in items(argv) if item.name != CHOICE for word in item.plain]
-
-
-__all__ = ["PREPROCESS", "TRAIN", "Foreign", "foreign"]

@@ -310,3 +310,23 @@ def test_a_recipe_alone_is_not_taken_for_arguments(tmp_path):
     path.write_text('{"train_batch_size": 8, "ds_bert": {}}')
     with pytest.raises(ConfigurationError, match="give --ds_config"):
         training(str(path))
+
+
+def test_one_flag_of_several_that_decide_a_field_is_enough(start, tmp_path):
+    path = tmp_path / "recipe.json"
+    data = start.split()[1]
+    section = {"train_data": data, "validation_data": data, "max_seq_length": 32, "max_steps": 70}
+    optimizer = {"type": "AdamW", "params": {"lr": 1e-4}}
+    batch = {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 8, "optimizer": optimizer}
+    path.write_text(json.dumps({**batch, "ds_bert": section}))
+    config, recipe = training(f"--ds_config {path} --save_strategy no --num_train_epochs 1")
+    assert config.save_interval == 0 and config.max_steps == -(-num_rows(start) // 8)
+    assert recipe == batch and (config.log_interval, config.eval_interval) == (10, 500)
+    config, recipe = training(f"--ds_config {path} --num_warmup_steps 3 --coming_from huggingface")
+    assert config.warmup_steps == 3 and recipe == batch
+
+
+def test_a_recipe_that_cannot_be_written_is_told(start, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match=r"--save_recipe .*: cannot be written"):
+        training(f"{start} --do_train --max_steps 5 --save_recipe {tmp_path / 'file/recipe.json'}")

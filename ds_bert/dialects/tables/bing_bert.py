@@ -111,8 +111,11 @@ def train(given: Given, draft: Draft) -> None:
     draft.put_fields(
         {
             "train_data": (str(store.folder), "data_path_prefix"),
-            "validation_data": (_validation_data(given, config, vocabulary), ""),
-            "objective": (store.instances(length).options.objective, ""),
+            "validation_data": (
+                _validation_data(given, config, vocabulary),
+                "validation_data_path_prefix",
+            ),
+            "objective": (store.instances(length).options.objective,),
             "max_seq_length": (length, "max_seq_length"),
             "seed": (given["seed"], "seed"),
             "log_interval": (given["print_steps"], "print_steps"),

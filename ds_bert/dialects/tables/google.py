@@ -81,17 +81,17 @@ def train(given: Given, draft: Draft) -> None:
         {
             "train_data": (folder, "input_file"),
             "validation_data": (folder if given["do_eval"] else "", "do_eval"),
-            "objective": (store.instances(length).options.objective, ""),
+            "objective": (store.instances(length).options.objective,),
             "max_seq_length": (length, "max_seq_length"),
             "output_dir": (given["output_dir"], "output_dir"),
             "max_steps": (given["num_train_steps"], "num_train_steps"),
-            "lr_scheduler_type": ("google", ""),
+            "lr_scheduler_type": ("google",),
             "save_interval": (given["save_checkpoints_steps"], "save_checkpoints_steps"),
-            "keep_checkpoints": (5, ""),  # keep_checkpoint_max of the Estimator
-            "log_interval": (100, ""),  # its log_step_count_steps
-            "eval_interval": (0, ""),
+            "keep_checkpoints": (5,),  # keep_checkpoint_max of the Estimator
+            "log_interval": (100,),  # its log_step_count_steps
+            "eval_interval": (0,),
             "eval_batch_size": (given["eval_batch_size"], "eval_batch_size"),
-            "max_eval_sequences": (_num_evaluated(given), "max_eval_steps"),
+            "max_eval_sequences": (_num_evaluated(given), "max_eval_steps", "eval_batch_size"),
         }
     )
     warmup = min(given["num_warmup_steps"], given["num_train_steps"])

@@ -20,6 +20,11 @@ _SCHEDULES = {
     "constant": "constant",
     "constant_with_warmup": "constant",
 }
+_RENAMED = {  # of run_mlm_no_trainer.py, by TrainingArguments
+    "max_train_steps": "max_steps",
+    "num_warmup_steps": "warmup_steps",
+    "checkpointing_steps": "save_steps",
+}
 _ADAMW = ("adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_apex_fused")
 _BERT_BASE = {
     "vocab_size": 30522,
@@ -49,9 +54,9 @@ def train(given: Given, draft: Draft) -> None:
     draft.put_fields(
         {
             "train_data": (str(store.folder), "train_file"),
-            "objective": (store.instances(length).options.objective, ""),
+            "objective": (store.instances(length).options.objective,),
             "max_seq_length": (length, "max_seq_length"),
-            "max_steps": (max_steps, "max_steps"),
+            "max_steps": (max_steps, "max_steps", "num_train_epochs"),
             "output_dir": (given["output_dir"], "output_dir"),
         }
     )
@@ -80,7 +85,8 @@ def train_without_trainer(given: Given, draft: Draft) -> None:
         "save_steps": float(saving) if is_number else 500.0,
         "eval_strategy": "epoch" if given["validation_file"] else "no",
     }
-    draft.given = Given(RUN_MLM, values)
+    explicit = {_RENAMED.get(name, name) for name in given.explicit}
+    draft.given = Given(RUN_MLM, values, explicit)
     train(draft.given, draft)
 
 
@@ -161,7 +167,8 @@ def _put_optimizer(given: Given, draft: Draft) -> None:
         if given[kind] or kind in draft.recipe:
             draft.put(f"{kind}.enabled", given[kind], kind)
     if given["torch_compile"] is not None:
-        draft.put(f"{SECTION}.compile_layers", "on" if given["torch_compile"] else "off", "")
+        layers = "on" if given["torch_compile"] else "off"
+        draft.put(f"{SECTION}.compile_layers", layers, "torch_compile")
     if given["use_cpu"]:
         draft.environment["CUDA_VISIBLE_DEVICES"] = ""
 
@@ -230,14 +237,14 @@ def _put_intervals(given: Given, draft: Draft, per_epoch: int, max_steps: int) -
         return max(1, share_of(steps, max_steps))
 
     save = interval("save", 0)
-    fields = {
-        "log_interval": (interval("logging", max_steps), "logging_steps"),
-        "save_interval": (save, "save_steps"),
-        "eval_interval": (interval("eval", 0), "eval_steps"),
+    fields: dict[str, tuple[Any, ...]] = {
+        "log_interval": (interval("logging", max_steps), "logging_steps", "logging_strategy"),
+        "save_interval": (save, "save_steps", "save_strategy"),
+        "eval_interval": (interval("eval", 0), "eval_steps", "eval_strategy"),
     }
     limit = given["save_total_limit"]
     if limit is None:
-        fields["keep_every"] = (save, "save_steps")  # transformers removes no checkpoint
+        fields["keep_every"] = (save,)  # transformers removes no checkpoint
     else:
         fields["keep_checkpoints"] = (max(2, limit), "save_total_limit")
     draft.put_fields(fields)

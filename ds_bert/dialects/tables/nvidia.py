@@ -90,15 +90,15 @@ def train(given: Given, draft: Draft) -> None:
     draft.put_fields(
         {
             "train_data": (str(store.folder), "input_dir"),
-            "validation_data": ("", ""),  # there is none
-            "objective": (store.instances(length).options.objective, ""),
+            "validation_data": ("",),  # there is none
+            "objective": (store.instances(length).options.objective,),
             "max_seq_length": (length, "max_seq_length"),
             "max_steps": (given["max_steps"], "max_steps"),
-            "lr_scheduler_type": ("poly", ""),
+            "lr_scheduler_type": ("poly",),
             "seed": (given["seed"], "seed"),
             "log_interval": (max(1, int(given["log_freq"])), "log_freq"),
-            "save_interval": (saving, "num_steps_per_checkpoint"),
-            "keep_checkpoints": (3, ""),
+            "save_interval": (saving, "num_steps_per_checkpoint", "skip_checkpoint"),
+            "keep_checkpoints": (3,),
         }
     )
     name = "warmup_proportion"
