@@ -13,6 +13,7 @@ from typing import Any
 
 from ds_bert import files
 from ds_bert.dataset.format import META
+from ds_bert.dataset.options import MLM_NSP
 from ds_bert.dataset.store import TokenStore
 from ds_bert.dialects.draft import Draft
 from ds_bert.errors import ConfigurationError, DataError
@@ -30,6 +31,7 @@ def open_set(
     vocabulary: str | None,
     cache_dir: str | None = None,
     max_seq_length: int | None = None,
+    objective: str = MLM_NSP,
 ) -> TokenStore:
     """The data set of some files: ours as it is, finished instances imported, once.
 
@@ -38,6 +40,7 @@ def open_set(
         vocabulary: model (folder or id) or vocab.txt that finished instances are of.
         cache_dir: where imported data sets stay; None: the usual place.
         max_seq_length: of finished instances, in tokens; None: as they are.
+        objective: what data made of text would be for.
 
     Raises:
         ConfigurationError: they are text, with the commands that make data of it; or nothing has
@@ -47,7 +50,7 @@ def open_set(
     if len(names) == 1 and (Path(names[0]) / META).is_file():
         return TokenStore.open(names[0])
     if all(map(_is_text, names)):
-        raise ConfigurationError(_text_message(names, vocabulary))
+        raise ConfigurationError(_text_message(names, vocabulary, objective))
     # numba takes half a second to import
     from ds_bert.bridges.cache import as_data_set
     from ds_bert.bridges.importing import ImportOptions
@@ -82,13 +85,16 @@ def _is_text(name: str) -> bool:
     return inside.suffix in _TEXT and not path.is_dir()
 
 
-def _text_message(names: Sequence[str], vocabulary: str | None) -> str:
+def _text_message(names: Sequence[str], vocabulary: str | None, objective: str) -> str:
     inputs = " ".join(map(shlex.quote, names))
-    first = f"--model_name_or_path {vocabulary}" if vocabulary else f"--input_file {inputs}"
+    source = f"--model_name_or_path {vocabulary}" if vocabulary else f"--input_file {inputs}"
+    first, flag = f"  ds-bert create-vocab {source}\n", ""
+    if vocabulary and Path(vocabulary).is_file():
+        first, flag = "", f" --vocab_file {vocabulary}"
+    flag += "" if objective == MLM_NSP else f" --objective {objective}"
     return (
-        f"{names[0]} is text; training takes data made of it. Type:\n"
-        f"  ds-bert create-vocab {first}\n"
-        f"  ds-bert preprocess --input_file {inputs} --objective mlm --output_dir data/train\n"
+        f"{names[0]} is text; training takes data made of it. Type:\n{first}"
+        f"  ds-bert preprocess --input_file {inputs}{flag} --output_dir data/train\n"
         "and give --train_data data/train --validation_data data/validation instead of the text"
     )
 

@@ -102,3 +102,14 @@ def test_nvidias_preprocessing_has_one_flag_more(capsys):
     options = parse_preprocessing([*PREPROCESS.split(), "--bert_model", "bert-large-uncased"])
     assert options.mode == "exact" and options.vocab_file == "v.txt"
     assert "--bert_model: which tokenizer" in capsys.readouterr().err
+
+
+def test_text_is_answered_with_the_command_to_type(start, tmp_path):
+    (tmp_path / "train.txt").write_text("A line.\n")
+    (tmp_path / "vocab.txt").write_text("[PAD]\n")
+    line = f"--input_file={tmp_path}/train.txt {start.split()[1]} --do_train"
+    with pytest.raises(ConfigurationError) as caught:
+        training(f"{line} --vocab_file={tmp_path}/vocab.txt")
+    expected = f"ds-bert preprocess --input_file {tmp_path}/train.txt --vocab_file {tmp_path}/vocab"
+    assert expected in str(caught.value)
+    assert "create-vocab" not in str(caught.value) and "--objective" not in str(caught.value)

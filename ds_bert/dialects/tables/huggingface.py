@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from ds_bert.config import SECTION
+from ds_bert.dataset.options import MLM
 from ds_bert.dataset.store import TokenStore
 from ds_bert.dialects import sources
 from ds_bert.dialects.draft import Draft, refuse_if, share_of
@@ -125,6 +126,7 @@ def _open(
         vocabulary=vocabulary,
         cache_dir=given["datasets_cache_dir"],
         max_seq_length=length,
+        objective=MLM,  # run_mlm.py knows no other
     )
 
 
