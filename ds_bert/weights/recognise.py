@@ -53,18 +53,20 @@ def _read_google(prefix: Path, config_file: str | None, vocab_file: str | None) 
     config = find_config(config_file, [prefix.parent])
     weights, left_out = google.read_checkpoint(prefix, config)
     vocabulary = find_vocabulary(vocab_file, [prefix.parent])
-    model = SourceModel(f"TF1 checkpoint {prefix}", config, weights, vocabulary)
+    model = SourceModel("TF1 checkpoint", str(prefix), config, weights, vocabulary)
     model.left_out = left_out
     model.notes = [GELU] if config.hidden_act == "gelu" else []
     return model
 
 
 def _read_zero(folder: Path, config_file: str | None, vocab_file: str | None) -> SourceModel:
-    weights, found = zero_shards.read_shards(folder)
-    weights = translate(weights, found)  # first: whatever its configuration, pre-LN is refused
+    weights, kind = zero_shards.read_shards(folder)
+    weights = translate(
+        weights, str(folder)
+    )  # first: whatever its configuration, pre-LN is refused
     around = [folder, folder.parent, folder.parent / "hf"]  # the last in checkpoints of ds_bert
     config, vocabulary = find_config(config_file, around), find_vocabulary(vocab_file, around)
-    return SourceModel(found, config, weights, vocabulary)
+    return SourceModel(kind, str(folder), config, weights, vocabulary)
 
 
 def _read_file(path: Path, config_file: str | None, vocab_file: str | None) -> SourceModel:
@@ -79,9 +81,8 @@ def _read_file(path: Path, config_file: str | None, vocab_file: str | None) -> S
     kind = "NVIDIA DeepLearningExamples" if is_nvidia(weights) else "PyTorch state dict"
     weights = translate(weights, str(path))
     config = find_config(config_file, [path.parent])
-    return SourceModel(
-        f"{kind} {path}", config, weights, find_vocabulary(vocab_file, [path.parent])
-    )
+    vocabulary = find_vocabulary(vocab_file, [path.parent])
+    return SourceModel(kind, str(path), config, weights, vocabulary)
 
 
 def _read_folder(name: str, config_file: str | None, vocab_file: str | None) -> SourceModel:
@@ -92,9 +93,10 @@ def _read_folder(name: str, config_file: str | None, vocab_file: str | None) -> 
         raise ConfigurationError(f"model {name!r}: nothing known is there; expected {KNOWN}")
     config = find_config(config_file, [folder])
     weights = translate(hugging_face.read_weights(folder), name)
-    kind = (config.architectures or ["BERT"])[0]
-    vocabulary, casing = hugging_face.read_tokenizer(folder)
+    architecture = (config.architectures or ["BERT"])[0]
+    model = SourceModel(f"Hugging Face model ({architecture})", name, config, weights)
+    model.may_be_padded = False
+    model.vocabulary, model.do_lower_case = hugging_face.read_tokenizer(folder)
     if vocab_file is not None:
-        vocabulary = find_vocabulary(vocab_file, [])
-    found = f"Hugging Face model {name} ({kind})"
-    return SourceModel(found, config, weights, vocabulary, casing, may_be_padded=False)
+        model.vocabulary = find_vocabulary(vocab_file, [])
+    return model

@@ -35,7 +35,8 @@ class SourceModel:
     """A BERT for pre-training: masked-LM and next-sentence head on its encoder.
 
     Attributes:
-        found: what the source is, in words.
+        kind: what the source is, in words.
+        place: its path, or id on the hub.
         config: its sizes.
         weights: fp32 by their names in BertForPreTraining, tied ones once.
         vocabulary: its tokens; None: not known.
@@ -47,7 +48,8 @@ class SourceModel:
         notes: what else its owner should know.
     """
 
-    found: str
+    kind: str
+    place: str
     config: BertConfig
     weights: dict[str, Tensor]
     vocabulary: Vocabulary | None = None
@@ -56,6 +58,11 @@ class SourceModel:
     left_out: list[str] = field(default_factory=list)
     initialised: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def found(self) -> str:
+        """Kind and place."""
+        return f"{self.kind} {self.place}"
 
 
 def weight_shapes(config: BertConfig) -> dict[str, torch.Size]:
@@ -98,22 +105,11 @@ def complete(model: SourceModel, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     found, model.weights = model.weights, {}
     for name, shape in shapes.items():
-        if name not in found:
-            model.weights[name] = _initial(name, shape, model.config.initializer_range, generator)
-        elif not found[name].is_floating_point():
-            raise CheckpointError(
-                f"{model.found}: {name} is quantised ({found[name].dtype}), expected "
-                "floating-point numbers; name the model that it was made of"
-            )
-        elif found[name].shape != shape:
-            raise CheckpointError(
-                f"{model.found}: {name} has the shape {tuple(found[name].shape)}, its "
-                f"configuration says {tuple(shape)}; name the right one with --bert_config_file"
-            )
+        if name in found:
+            model.weights[name] = _checked(found[name], shape, f"{model.found}: {name}")
         else:
-            model.weights[name] = found[name].detach().to(torch.float32).contiguous()
+            model.weights[name] = _initial(name, shape, model.config.initializer_range, generator)
     missing = [name for name in shapes if name not in found]
-    _check_finite(model)
     heads = [head for head in HEADS if any(name.startswith(f"{head}.") for name in missing)]
     model.initialised = [f"{HEADS[head]} ({head}.*)" for head in heads]
 
@@ -131,13 +127,24 @@ def _check_encoder(model: SourceModel, shapes: dict[str, torch.Size]) -> None:
             )
 
 
-def _check_finite(model: SourceModel) -> None:
-    bad = [name for name, weight in model.weights.items() if not weight.isfinite().all()]
-    if bad:
+def _checked(weight: Tensor, shape: torch.Size, name: str) -> Tensor:
+    """A weight in fp32, if it is of its shape and finite."""
+    if not weight.is_floating_point():
         raise CheckpointError(
-            f"{model.found}: {len(bad)} weights are not finite (first: {bad[0]}); "
-            "name a checkpoint from before its training diverged"
+            f"{name} is quantised ({weight.dtype}), expected floating-point numbers; name the "
+            "model that it was made of"
         )
+    if weight.shape != shape:
+        raise CheckpointError(
+            f"{name} has the shape {tuple(weight.shape)}, its configuration says {tuple(shape)}; "
+            "name the right one with --bert_config_file"
+        )
+    if not weight.isfinite().all():
+        raise CheckpointError(
+            f"{name} holds numbers that are not finite; name a checkpoint from before its training "
+            "diverged"
+        )
+    return weight.detach().to(torch.float32).contiguous()
 
 
 def _initial(name: str, shape: torch.Size, deviation: float, generator: torch.Generator) -> Tensor:

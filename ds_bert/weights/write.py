@@ -30,6 +30,7 @@ _BERT_CONFIG = (  # what Google's and NVIDIA's scripts read
 )
 _TANH = ("gelu_new", "gelu_pytorch_tanh")  # Hugging Face's names of the approximation
 _LAYER_NORM_EPS = 1e-12  # fixed in their code
+_ACTIVATIONS = ("gelu", "relu")  # known to both
 
 
 def write_model(folder: Path, model: SourceModel, to: str) -> list[str]:
@@ -62,7 +63,9 @@ def _write_hugging_face(folder: Path, model: SourceModel) -> list[str]:
     with torch.device("meta"):  # gives the configuration alone
         skeleton = BertForUnpaddedPreTraining(model.config)
     assert model.vocabulary is not None
-    facts = {"converted from": model.found.replace("|", "/")}
+    place = Path(model.place)  # without the folders of one machine; a hub id as a whole
+    name = place.name if place.parent.is_dir() else model.place
+    facts = {"converted from": f"{model.kind} {name}".replace("|", "/")}
     if model.initialised:
         facts["not trained, initialised"] = ", ".join(model.initialised)
     casing, title = bool(model.do_lower_case), "BERT converted by ds_bert"
@@ -99,7 +102,10 @@ def _write_bert_config(folder: Path, model: SourceModel, activation: str) -> lis
     values["hidden_act"] = activation
     write_text(folder / "bert_config.json", json.dumps(values, indent=2) + "\n")
     model.vocabulary.save(folder / VOCABULARY)
-    notes = [f"its scripts need --do_lower_case={bool(model.do_lower_case)}"]
+    casing = "lower-cased" if model.do_lower_case else "not lower-cased"
+    notes = [f"its text is {casing}: tell the scripts (do_lower_case)"]
+    if activation not in _ACTIVATIONS:
+        notes.append(f"{activation} is none of the activations there")
     if model.config.layer_norm_eps != _LAYER_NORM_EPS:
         notes.append(f"layer_norm_eps {model.config.layer_norm_eps} is {_LAYER_NORM_EPS} there")
     return notes

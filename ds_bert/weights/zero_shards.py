@@ -41,7 +41,7 @@ def find_shards(path: Path) -> Path | None:
 
 
 def read_shards(folder: Path) -> tuple[dict[str, Tensor], str]:
-    """The weights of a checkpoint by the names of the model that was trained, and what was found.
+    """The weights of a checkpoint by the names of the model that was trained, and its kind.
 
     Raises:
         CheckpointError: a file is missing, damaged or holds more than data; parts do not fit.
@@ -52,7 +52,7 @@ def read_shards(folder: Path) -> tuple[dict[str, Tensor], str]:
     shapes = states.get("param_shapes")
     if not shards or not shapes:
         kind = "without ZeRO" if not shards else "of an early version, weights as in training"
-        return module, f"DeepSpeed checkpoint {folder} ({kind})"
+        return module, f"DeepSpeed checkpoint ({kind})"
     optimizers = [_optimizer_state(path) for path in shards]
     is_stage_3 = _PARTS_OF_STAGE_3 in optimizers[0]
     _check_number(folder, optimizers[0].get("partition_count"), len(shards))
@@ -72,8 +72,8 @@ def read_shards(folder: Path) -> tuple[dict[str, Tensor], str]:
     frozen = states.get("frozen_param_fragments") or {}
     if is_stage_3:
         module, frozen = {}, {}  # placeholders
-    found = f"DeepSpeed checkpoint {folder} (ZeRO {stage}, {len(shards)} ranks, fp32 weights)"
-    return module | frozen | masters, found
+    kind = f"DeepSpeed checkpoint (ZeRO {stage}, {len(shards)} ranks, fp32 weights)"
+    return module | frozen | masters, kind
 
 
 def _load_states(folder: Path) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def test_there_and_back(model, folder, tmp_path, capsys):
     torch.save(nvidia_names(model), folder / "bare.pt")
     command = [folder / "bare.pt", tmp_path / "out", "--to", "nvidia", "--no_do_lower_case"]
     assert convert(*command) == 0
-    assert "its scripts need --do_lower_case=False" in capsys.readouterr().out
+    assert "its text is not lower-cased: tell the scripts" in capsys.readouterr().out
     written = torch.load(tmp_path / "out/ckpt_0.pt", weights_only=True)["model"]
     expected = nvidia_names(model)
     assert written.keys() == expected.keys()

@@ -20,6 +20,7 @@ from weights_util import (
 )
 
 from ds_bert.commands.convert_model import main
+from ds_bert.weights import google
 from ds_bert.weights.google import tf1_name
 from ds_bert.weights.source import weight_shapes
 from ds_bert.weights.tensor_bundle import TensorBundle
@@ -104,7 +105,8 @@ def test_a_missing_head_is_initialised_and_said(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "initialised: next-sentence head (cls.seq_relationship.*)\n" in shown
     assert "left out: 1 others (output_weights)\n" in shown
-    assert "not trained, initialised" in (tmp_path / "out/README.md").read_text()
+    card = (tmp_path / "out/README.md").read_text()
+    assert "not trained, initialised" in card and str(tmp_path) not in card
     assert exit_code(main, *command, tmp_path / "same") == 0
     assert exit_code(main, *command, tmp_path / "other", "--seed", 7) == 0
     heads = [
@@ -161,7 +163,7 @@ def variables_of_others():
     yield whole, {"hidden_size": 32}, "has the shape (20, 16), its configuration says (20, 32)"
     yield whole, {"num_attention_heads": 3}, "no BERT can be of these sizes"
     bad = whole | {"cls/predictions/output_bias": np.full(len(WORDS), np.nan, "<f4")}
-    yield bad, {}, "not finite (first: cls.predictions.bias)"
+    yield bad, {}, "cls.predictions.bias holds numbers that are not finite"
 
 
 @pytest.mark.parametrize(("variables", "sizes", "message"), variables_of_others())
@@ -185,3 +187,19 @@ def test_a_checkpoint_beside_a_configuration_of_hugging_face(tmp_path):
     release(tmp_path / "google")
     (tmp_path / "google/bert_config.json").rename(tmp_path / "google/config.json")
     assert exit_code(main, "--model", tmp_path / "google", "--output_dir", tmp_path / "out") == 0
+
+
+def test_what_was_written_is_read_back(tmp_path, monkeypatch, capsys):
+    """A disk that keeps other bytes than it was given."""
+    release(tmp_path / "google")
+    original = google.write_bundle
+
+    def bad(prefix, tensors):
+        name = "bert/pooler/dense/kernel"
+        original(prefix, tensors | {name: tensors[name] + 1e-3})
+
+    monkeypatch.setattr(google, "write_bundle", bad)
+    command = ["--model", tmp_path / "google", "--output_dir", tmp_path / "out", "--to", "tf1"]
+    assert exit_code(main, *command) == 4
+    assert "bert.pooler.dense.weight is not what was written" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["google"]

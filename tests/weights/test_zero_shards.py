@@ -16,8 +16,7 @@ from ds_bert.weights.zero_shards import read_shards
 
 STAGES = {
     "stage_0": {"zero_optimization": {"stage": 0}},
-    "stage_1": {"zero_optimization": {"stage": 1}, "bf16": {"enabled": True}},
-    "stage_1_fp32_sums": {
+    "stage_1": {
         "zero_optimization": {"stage": 1},
         "bf16": {"enabled": True},
         "data_types": {"grad_accum_dtype": "fp32"},
@@ -90,7 +89,7 @@ def test_weights_of_all_ranks(trained, tmp_path, capsys, name, where):
 @pytest.fixture
 def copy(trained, tmp_path):
     """A checkpoint to damage."""
-    shutil.copytree(trained[0] / "stage_1", tmp_path / "zero")
+    shutil.copytree(trained[0] / "stage_2", tmp_path / "zero")
     return tmp_path / "zero/global_step2"
 
 
@@ -145,6 +144,24 @@ def test_names_of_early_versions(trained, copy, tmp_path):
         name = path.name.removeprefix("bf16_").replace("_optim_states", "optim_states")
         path.rename(copy / name)
     weights, _ = read_shards(copy)
-    expected = trained[1]["stage_1"]
+    expected = trained[1]["stage_2"]
     assert expected.keys() <= weights.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_padding_after_each_weight(tmp_path):
+    """As newer versions align weights: groups of shapes, and what to leave out after each."""
+    shapes = [{"a": torch.Size([2, 3]), "b": torch.Size([3])}, {"c": torch.Size([2])}]
+    torch.save({"module": {}, "param_shapes": shapes}, tmp_path / "mp_rank_00_model_states.pt")
+    flat = [torch.arange(12.0), torch.arange(100.0, 104.0)]  # 6 + 2, 3 + 1; 2 + 2
+    for rank in range(2):
+        state = {
+            "single_partition_of_fp32_groups": [part.chunk(2)[rank] for part in flat],
+            "param_alignment_paddings": [[2, 1], [2]],
+            "partition_count": [2, 2],
+        }
+        name = f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
+        torch.save({"optimizer_state_dict": state}, tmp_path / name)
+    weights, _ = read_shards(tmp_path)
+    assert weights["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert weights["b"].tolist() == [8, 9, 10] and weights["c"].tolist() == [100, 101]
