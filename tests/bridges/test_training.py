@@ -11,7 +11,7 @@ from ds_bert.bridges.exporting import export
 from ds_bert.commands.train import main
 
 pytestmark = pytest.mark.usefixtures("one_process_group")
-SECTION = {"max_seq_length": 64, "max_steps": 4, "log_interval": 1, "eval_interval": 2}
+SECTION = {"max_seq_length": 64, "max_steps": 3, "log_interval": 1}
 FIGURES = ("loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "gradient_norm", "masked_share")
 
 
@@ -31,4 +31,4 @@ def test_the_same_losses_from_tfrecords(golden_table, tmp_path, vocabulary):
     expected = figures(tmp_path / "ours", golden_table.store.folder)
     assert figures(tmp_path / "theirs", imported) == expected
     losses = [row[1] for row in expected if row[0] == "train"]
-    assert len(losses) == 4 and len(set(losses)) == 4
+    assert len(set(losses)) == 3
