@@ -6,6 +6,7 @@ import pytest
 from data_util import exit_code
 from training_util import write_recipe
 
+from ds_bert.bridges import cache
 from ds_bert.bridges.cache import as_data_set
 from ds_bert.bridges.exporting import export
 from ds_bert.commands.train import main
@@ -24,9 +25,10 @@ def figures(folder, data):
     return [(row["kind"], *(row.get(name) for name in FIGURES)) for row in rows]
 
 
-def test_the_same_losses_from_tfrecords(golden_table, tmp_path, vocabulary):
+def test_the_same_losses_from_tfrecords(golden_table, tmp_path, vocabulary, monkeypatch):
     path = tmp_path / "x.tfrecord"
     export(golden_table.store, None, "tfrecord", [path])
+    monkeypatch.setattr(cache, "POLL_SECONDS", 0.01)
     imported = as_data_set(path, cache_dir=tmp_path / "cache", vocabulary=vocabulary)
     expected = figures(tmp_path / "ours", golden_table.store.folder)
     assert figures(tmp_path / "theirs", imported) == expected
