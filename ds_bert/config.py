@@ -58,11 +58,18 @@ class TrainingConfig:
     output_dir: str = option("runs/default", "folder of this run")
     max_seq_length: int = option(128, "which instances of the data set to train on, tokens")
     max_steps: int = option(10_000, "optimizer steps in all; the schedule ends there")
-    lr_scheduler_type: Literal["linear", "poly", "google", "constant", "cosine"] = option(
-        "linear", "learning rate schedule (docs/training.md)"
+    lr_scheduler_type: Literal["linear", "poly", "google", "constant", "cosine", "exponential"] = (
+        option("linear", "learning rate schedule (docs/training.md)")
     )
     warmup_steps: int | None = option(None, "optimizer steps of warm-up")
     warmup_proportion: float | None = option(None, "warm-up as a share of max_steps, 0 to 1")
+    warmup_type: Literal["linear", "log"] = option("linear", "form of the warm-up")
+    warmup_power: float = option(1.0, "exponent of the warm-up")
+    warmup_min_ratio: float = option(0.0, "rate at which the warm-up starts, by the peak rate")
+    lr_power: float | None = option(None, "exponent of the decay; default: 0.5 for poly, else 1")
+    min_lr_ratio: float = option(0.0, "rate at which the decay ends, by the peak rate")
+    decay_rate: float | None = option(None, "exponential: factor of the rate in decay_step steps")
+    decay_step: int | None = option(None, "exponential: optimizer steps of that factor")
     masking: Literal["dynamic", "static"] = option(
         "dynamic", "new masks every epoch, or the same masks in every epoch"
     )
@@ -133,6 +140,7 @@ class TrainingConfig:
     fp8: bool = option(
         False, "run the layers' matrix products in fp8 (bf16 recipes on Ada, Hopper and later)"
     )
+    description: str = option("", "what the recipe is, in words; told in the plan and the record")
     dry_run: bool = option(False, "check everything and print the plan without training")
 
     def __post_init__(self):
@@ -157,6 +165,7 @@ class TrainingConfig:
         require(is_saved, "keep_every", every, f"0 or a multiple of save_interval ({interval})")
         require(self.max_loss_spike >= 0, "max_loss_spike", self.max_loss_spike, "0 or more")
         self._check_warmup()
+        self._check_decay()
         if self.rollback and self.resume != "auto":
             raise ConfigurationError(
                 f"rollback chooses the checkpoint, resume is {self.resume}; leave one of them out"
@@ -177,6 +186,29 @@ class TrainingConfig:
             require(0 <= steps <= self.max_steps, "warmup_steps", steps, expected)
         if share is not None:
             require(0 <= share <= 1, "warmup_proportion", share, "between 0 and 1")
+
+    def _check_decay(self) -> None:
+        for name in ("warmup_min_ratio", "min_lr_ratio"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, name, value, "between 0 and 1")
+        for name in ("warmup_power", "lr_power", "decay_rate", "decay_step"):
+            value = getattr(self, name)
+            require(value is None or value > 0, name, value, "above 0")
+        is_exponential = self.lr_scheduler_type == "exponential"
+        for name in ("decay_rate", "decay_step"):
+            value = getattr(self, name)
+            expected = f"{'a number' if is_exponential else 'nothing'} for {self.lr_scheduler_type}"
+            require((value is not None) == is_exponential, name, value, expected)
+
+    @property
+    def schedule(self) -> dict[str, Any]:
+        """The learning rate's course: arguments of `ds_bert.optim.schedules.Shape`."""
+        names = [
+            *("lr_scheduler_type", "max_steps", "warmup_type", "warmup_power", "warmup_min_ratio"),
+            *("lr_power", "min_lr_ratio", "decay_rate", "decay_step"),
+        ]
+        course = {name: getattr(self, name) for name in names}
+        return course | {"warmup_steps": self.num_warmup_steps}
 
     @property
     def num_warmup_steps(self) -> int:

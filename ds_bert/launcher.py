@@ -6,7 +6,7 @@ them all; srun sets others, which are translated; one plain process gets default
 
 import os
 import re
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
 from ds_bert.errors import ConfigurationError
 
@@ -39,6 +39,17 @@ def complete(environment: MutableMapping[str, str] = os.environ) -> None:
         environment.setdefault("MASTER_ADDR", "127.0.0.1")
         environment.setdefault("MASTER_PORT", "0")  # any free port: nobody else has to find it
     _require_all_or_none(environment, (*_RANKS, *_MEETING))
+
+
+def place(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """This process's rank and the number of ranks, before they have met.
+
+    Raises:
+        ConfigurationError: as in `complete`.
+    """
+    completed = dict(environment)
+    complete(completed)
+    return int(completed["RANK"]), int(completed["WORLD_SIZE"])
 
 
 def _is_task_of_srun(environment: MutableMapping[str, str]) -> bool:

@@ -30,6 +30,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return _OneDnnProduct.apply(x, weight, bias)
 
 
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The same on a CPU without gradients, for what has a backward pass of its own."""
+    return _product(x, weight, bias) if _is_right(x.dtype) else F.linear(x, weight, bias)
+
+
 @lru_cache
 def _is_right(dtype: torch.dtype) -> bool:
     """Whether the operator, which is private to torch, takes this dtype and multiplies."""

@@ -15,6 +15,7 @@ ROOMS = (
     # Single files, for all.
     *("errors", "files", "progress", "config", "recipes", "compiled", "launcher", "distributed"),
     *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing", "bridges"),
+    "deepspeed_files",
     *("model", "optim", "checkpoint", "evaluation", "guards", "divergence", "training"),
     "commands",
     *("train", "evaluate"),  # doors

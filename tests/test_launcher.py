@@ -3,7 +3,7 @@
 import pytest
 
 from ds_bert.errors import ConfigurationError
-from ds_bert.launcher import complete, first_host
+from ds_bert.launcher import complete, first_host, place
 
 TASK = {  # what srun gives to the last of 6 tasks on 3 nodes
     "SLURM_JOB_ID": "4711",
@@ -29,6 +29,15 @@ def completed(environment):
     environment = dict(environment)
     complete(environment)
     return environment
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"), [({}, (0, 1)), (TASK, (5, 6)), (LAUNCHER, (1, 2))]
+)
+def test_rank_and_ranks_before_they_meet(environment, expected):
+    before = dict(environment)
+    assert place(environment) == expected
+    assert environment == before
 
 
 def test_a_plain_process():

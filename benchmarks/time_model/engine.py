@@ -27,7 +27,7 @@ AdamW in one pass reads p, g, m, v and writes p, m, v: 28 in place of LAMB's 40.
 from typing import NamedTuple
 
 LAMB_BYTES = 40
-OPTIMIZER_BYTES = {"Lamb": LAMB_BYTES, "AdamW": 28}  # assumed for others: as LAMB
+OPTIMIZER_BYTES = {"Lamb": LAMB_BYTES, "AdamW": 28, "Adam": 28}  # assumed for others: as LAMB
 PARAMETER_BYTES = 2  # of the weights that ranks gather
 
 

@@ -10,8 +10,11 @@ import argparse
 import dataclasses
 from typing import Any
 
-from ds_bert import recipes
+from ds_bert import launcher, recipes
 from ds_bert.config import MICRO_BATCH, SECTION, TrainingConfig, check_keys, load_json
+from ds_bert.deepspeed_files.translate import translate
+
+_FIELDS = [item.name for item in dataclasses.fields(TrainingConfig)]
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
@@ -35,7 +38,8 @@ def parse_command_line(
         prog: the program's name in messages; None: that of the script.
 
     Returns:
-        the typed configuration, and DeepSpeed's part of the JSON as it stands in the file.
+        the typed configuration, and DeepSpeed's part of the JSON: as it stands in the file, but for
+        what a note on rank 0's output tells.
 
     Raises:
         ConfigurationError: unreadable file, unknown key or bad value.
@@ -55,16 +59,35 @@ def parse_command_line(
         type=_number_or_word,
         help=f"sequences per forward pass and rank, or auto (measured); instead of {MICRO_BATCH}",
     )
-    recipe = load_json(recipes.find(parser.parse_args(argv).ds_config))
-    section = recipe.pop(SECTION, {})
-    names = [item.name for item in dataclasses.fields(TrainingConfig)]
-    check_keys(section, names, f'section "{SECTION}"')
+    parser.add_argument(
+        "--scale_train_batch_size",
+        type=int,
+        metavar="N",
+        help="this recipe with batches of N sequences: rates by the square root, as many sequences",
+    )
+    flags = parser.parse_args(argv)
+    recipe, section = _read(flags.ds_config, flags.scale_train_batch_size)
     parser.set_defaults(**section)
     values = vars(parser.parse_args(argv))
     _override_warmup(values, section)
     if values["train_micro_batch_size"] is not None:
         recipe[MICRO_BATCH] = values["train_micro_batch_size"]
-    return TrainingConfig(**{name: values[name] for name in names}), recipe
+    return TrainingConfig(**{name: values[name] for name in _FIELDS}), recipe
+
+
+def _read(name: str, batch: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A recipe in ds_bert's terms, scaled if a batch is given; rank 0 tells what was changed."""
+    recipe = load_json(recipes.find(name))
+    section = recipe.pop(SECTION, {})
+    check_keys(section, _FIELDS, f'section "{SECTION}"')
+    rank, world_size = launcher.place()
+    recipe, section, notes = translate(recipe, section, world_size)
+    if batch is not None:
+        recipe, section = recipes.scale(recipe, section, batch)
+        notes.append(section["description"])
+    for note in notes if rank == 0 else ():
+        print(f"note: {note}", flush=True)
+    return recipe, section
 
 
 def _override_warmup(values: dict[str, Any], section: dict[str, Any]) -> None:

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from ds_bert.config import check_keys
 from ds_bert.errors import ConfigurationError, require
-from ds_bert.optim.adamw import ADAMW
+from ds_bert.optim.adam import ADAM, ADAMW
 from ds_bert.optim.entry import OptimizerEntry
 from ds_bert.optim.lamb import LAMB
 
 # By the names that recipes call them; nothing else in ds_bert names an optimizer.
-OPTIMIZERS: dict[str, OptimizerEntry] = {"AdamW": ADAMW, "Lamb": LAMB}
+OPTIMIZERS: dict[str, OptimizerEntry] = {"AdamW": ADAMW, "Adam": ADAM, "Lamb": LAMB}
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

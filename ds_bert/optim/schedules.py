@@ -6,7 +6,7 @@ were applied before this one: the first update has t = 0, the last t = max_steps
 
 import math
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,44 +15,83 @@ from torch.optim.lr_scheduler import LambdaLR
 from ds_bert.errors import require
 
 
-def learning_rate_factor(
-    step: int, *, lr_scheduler_type: str, max_steps: int, warmup_steps: int
-) -> float:
-    """Factor of the peak learning rate for one update.
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A warm-up and a decay, joined at update W; the fields are those of a recipe.
 
-    With t = `step`, T = `max_steps`, W = `warmup_steps`; the warm-up factor, for t < W, is t / W,
-    so the first update with warm-up has learning rate 0, as in the originals. After it:
+    With T = `max_steps`, W = `warmup_steps` and both ends as ratios of the peak:
 
-    * linear:   (T - t) / (T - W)
-    * cosine:   (1 + cos(pi (t - W) / (T - W))) / 2
-    * constant: 1
-    * google:   1 - t / T; drops by W / T at the end of warm-up
-    * poly:     (1 - n / T)^0.5 with n = t + 1, and n / W for n < W; drops likewise. NVIDIA counts
-      the update being made, so the first update is not 0 but the last one is.
+        t < W:   warmup_min_ratio + (1 - warmup_min_ratio) up(t) ^ warmup_power
+        else:    min_lr_ratio + (1 - min_lr_ratio) down(t) ^ lr_power
 
-    Args:
-        step: updates applied before this one; the factor is the last one's for more than T.
-        lr_scheduler_type: linear, cosine, constant, google or poly.
+    up(t), by `warmup_type`: linear, t / W, or log, log(t + 1) / log(W). So the first update with
+    warm-up has learning rate 0, as in the originals. down(t), by `lr_scheduler_type`:
+
+    * linear:      (T - t) / (T - W)
+    * cosine:      (1 + cos(pi (t - W) / (T - W))) / 2
+    * constant:    1
+    * google:      1 - t / T; drops by W / T at the end of warm-up
+    * poly:        1 - n / T with n = t + 1, and n for t in up(t); drops likewise. NVIDIA counts the
+      update being made, so the first update is not 0 but the last one is. Its power is 0.5.
+    * exponential: decay_rate ^ ((t - W) / decay_step)
+
+    Attributes:
+        lr_scheduler_type: the form of the decay.
         max_steps: updates in all.
-        warmup_steps: updates of linear warm-up.
-
-    Returns:
-        the factor, from 0 to 1.
+        warmup_steps: updates of warm-up.
+        warmup_type: the form of the warm-up.
+        warmup_power: exponent of the warm-up.
+        warmup_min_ratio: ratio at which the warm-up starts.
+        lr_power: exponent of the decay; None: 0.5 for poly, else 1.
+        min_lr_ratio: ratio at which the decay ends.
+        decay_rate: of exponential alone.
+        decay_step: updates in which exponential decays by `decay_rate`.
 
     Raises:
-        ConfigurationError: unknown schedule.
+        ConfigurationError: unknown form.
 
-    Source: linear, cosine and constant: transformers, optimization.py; google:
-    google-research/bert, optimization.py (global_step is read before the update); poly: NVIDIA
-    DeepLearningExamples, BERT for PyTorch, schedulers.py (PolyWarmUpScheduler is stepped before the
-    update).
+    Source: linear, cosine, constant, and linear with other exponents and ends: transformers,
+    optimization.py; google: google-research/bert, optimization.py (global_step is read before the
+    update); poly: NVIDIA DeepLearningExamples, BERT for PyTorch, schedulers.py (PolyWarmUpScheduler
+    is stepped before the update); exponential and other exponents of warm-ups: DeepSpeedExamples,
+    bing_bert, optimization_utils.py; log: deepspeed/runtime/lr_schedules.py.
     """
-    names = ", ".join(_DECAYS)
-    require(lr_scheduler_type in _DECAYS, "lr_scheduler_type", lr_scheduler_type, f"one of {names}")
-    position = min(step + (lr_scheduler_type == "poly"), max_steps)
-    if position < warmup_steps:
-        return position / warmup_steps
-    return _DECAYS[lr_scheduler_type](position, max_steps, warmup_steps)
+
+    lr_scheduler_type: str
+    max_steps: int
+    warmup_steps: int
+    warmup_type: str = "linear"
+    warmup_power: float = 1.0
+    warmup_min_ratio: float = 0.0
+    lr_power: float | None = None
+    min_lr_ratio: float = 0.0
+    decay_rate: float | None = None
+    decay_step: int | None = None
+
+    def __post_init__(self):
+        for name, forms in (("lr_scheduler_type", _DECAYS), ("warmup_type", _WARM_UPS)):
+            value = getattr(self, name)
+            require(value in forms, name, value, f"one of {', '.join(forms)}")
+
+    def factor(self, step: int) -> float:
+        """Factor of the peak rate for one update, from 0 to 1.
+
+        Args:
+            step: updates applied before this one; the factor is the last one's for more than T.
+        """
+        is_poly = self.lr_scheduler_type == "poly"
+        t = min(step + is_poly, self.max_steps)
+        if t < self.warmup_steps:
+            up = _WARM_UPS[self.warmup_type](t, self.warmup_steps) ** self.warmup_power
+            return _above(self.warmup_min_ratio, up)
+        down = max(0.0, _DECAYS[self.lr_scheduler_type](t, self))
+        power = self.lr_power if self.lr_power is not None else (0.5 if is_poly else 1.0)
+        return _above(self.min_lr_ratio, down**power)
+
+
+def learning_rate_factor(step: int, **shape: Any) -> float:
+    """Factor of the peak learning rate for one update; arguments as in `Shape`."""
+    return Shape(**shape).factor(step)
 
 
 class Schedule(LambdaLR):
@@ -75,43 +114,41 @@ class Schedule(LambdaLR):
         self.load_state_dict({"last_epoch": self.last_epoch - 1})
 
 
-def build_scheduler(
-    optimizer: torch.optim.Optimizer,
-    *,
-    lr_scheduler_type: str,
-    max_steps: int,
-    warmup_steps: int,
-) -> Schedule:
+def build_scheduler(optimizer: torch.optim.Optimizer, **shape: Any) -> Schedule:
     """Scheduler for `deepspeed.initialize(lr_scheduler=...)`, stepped after every applied update.
 
     Args:
         optimizer: its current learning rates are the peaks.
-        lr_scheduler_type: as in `learning_rate_factor`.
-        max_steps: as in `learning_rate_factor`.
-        warmup_steps: as in `learning_rate_factor`.
+        shape: as in `Shape`.
 
     Raises:
-        ConfigurationError: unknown schedule.
+        ConfigurationError: as in `Shape`.
     """
-    factor = partial(
-        learning_rate_factor,
-        lr_scheduler_type=lr_scheduler_type,
-        max_steps=max_steps,
-        warmup_steps=warmup_steps,
-    )
-    return Schedule(optimizer, factor)
+    return Schedule(optimizer, Shape(**shape).factor)
 
 
-def _remaining(position: int, max_steps: int, warmup_steps: int) -> float:
-    return (max_steps - position) / max(1, max_steps - warmup_steps)
+def _above(floor: float, share: float) -> float:
+    return floor + (1 - floor) * share
 
 
-_DECAYS: dict[str, Callable[[int, int, int], float]] = {
+def _remaining(t: int, shape: Shape) -> float:
+    return (shape.max_steps - t) / max(1, shape.max_steps - shape.warmup_steps)
+
+
+def _exponential(t: int, shape: Shape) -> float:
+    assert shape.decay_rate and shape.decay_step, "TrainingConfig asks for both"
+    return shape.decay_rate ** ((t - shape.warmup_steps) / shape.decay_step)
+
+
+_WARM_UPS: dict[str, Callable[[int, int], float]] = {
+    "linear": lambda t, warmup: t / warmup,
+    "log": lambda t, warmup: math.log(t + 1) / math.log(max(2, warmup)),
+}
+_DECAYS: dict[str, Callable[[int, Shape], float]] = {
     "linear": _remaining,
-    "cosine": lambda t, total, warmup: (
-        (1 + math.cos(math.pi * (1 - _remaining(t, total, warmup)))) / 2
-    ),
-    "constant": lambda t, total, warmup: 1.0,
-    "google": lambda t, total, warmup: 1 - t / total,
-    "poly": lambda t, total, warmup: math.sqrt(1 - t / total),
+    "cosine": lambda t, shape: (1 + math.cos(math.pi * (1 - _remaining(t, shape)))) / 2,
+    "constant": lambda t, shape: 1.0,
+    "google": lambda t, shape: 1 - t / shape.max_steps,
+    "poly": lambda t, shape: 1 - t / shape.max_steps,
+    "exponential": _exponential,
 }

@@ -240,8 +240,9 @@ def resolve_engine_config(recipe: dict[str, Any], batch: BatchPlan) -> dict[str,
     config["zero_allow_untested_optimizer"] = True
     # It waits for the device twice in every micro-batch; ds_bert measures itself.
     config.setdefault("timers", {}).setdefault("throughput", {}).setdefault("enabled", False)
-    if precision(config) == "bf16" and batch.accumulation_steps > 1:
-        # Sums of many bf16 gradients lose small contributions.
+    if precision(config) == "bf16":
+        # Sums of many bf16 gradients lose small contributions. A single one as well, so that the
+        # same optimizer serves every micro-batch; it is the faster one, too.
         config.setdefault("data_types", {}).setdefault("grad_accum_dtype", "fp32")
     if has_fp32_sums(config):
         # Else each gradient is kept until the end of the backward pass, and zeroed afterwards;

@@ -1,9 +1,10 @@
 """A plan for a person, and for the record of the run."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from ds_bert import distributed
+from ds_bert.config import TrainingConfig
 from ds_bert.model import pretrained
 from ds_bert.training.deepspeed_config import precision, zero_stage
 from ds_bert.training.plan import Plan, checkpoint_bytes
@@ -20,7 +21,8 @@ def describe(plan: Plan) -> str:
         start = f"weights of {config.init_from}" + (" and its moments" * config.carry_moments)
     if plan.resume_from:
         start = f"resume from {plan.resume_from.folder}"
-    rows = {
+    rows = {"recipe": config.description} if config.description else {}
+    rows |= {
         "model": f"{config.model}, {plan.num_parameters:,} parameters",
         "start": start,
         "objective": config.objective,
@@ -34,13 +36,28 @@ def describe(plan: Plan) -> str:
         if plan.micro_batch_is_open
         else str(plan.batch),
         "steps": f"{config.max_steps:,} = {samples:,} sequences = {samples / num_rows:.2f} epochs",
-        "schedule": f"{config.lr_scheduler_type}, warm-up {config.num_warmup_steps:,} steps",
-        "optimizer": f"{plan.optimizer['type']} {plan.optimizer['params']}",
+        "schedule": _schedule(config),
+        "optimizer": f"{plan.optimizer['type']} {plan.optimizer['params']}, {_clipping(plan)}",
         "precision": _precision(plan),
         "checkpoint": f"about {checkpoint_bytes(plan) / 1e6:,.0f} MB each, "
         f"{config.keep_checkpoints} kept in {config.output_dir}/checkpoints",
     }
     return "\n".join(f"{name:>16}: {text}" for name, text in rows.items())
+
+
+def _schedule(config: TrainingConfig) -> str:
+    """Its form, and whatever differs from the defaults."""
+    parts = [f"{config.lr_scheduler_type}, warm-up {config.num_warmup_steps:,} steps"]
+    usual = {item.name: item.default for item in fields(config)}
+    for name, value in config.schedule.items():
+        if name not in ("lr_scheduler_type", "max_steps", "warmup_steps") and value != usual[name]:
+            parts.append(f"{name} {value}")
+    return ", ".join(parts)
+
+
+def _clipping(plan: Plan) -> str:
+    limit = plan.engine_config["gradient_clipping"]
+    return f"gradients clipped at {limit:g}" if limit else "gradients not clipped"
 
 
 def _precision(plan: Plan) -> str:

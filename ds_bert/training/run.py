@@ -115,12 +115,7 @@ def build_engine(plan: Plan, device: torch.device) -> tuple[Any, torch.optim.Opt
         model.load_state_dict(source.state_dict())
     distributed.log(f"{'encoder':>16}: {'; '.join(plan.prepare(model, device))}")
     optimizer = build_optimizer(model, plan.optimizer)
-    scheduler = build_scheduler(
-        optimizer,
-        lr_scheduler_type=config.lr_scheduler_type,
-        max_steps=config.max_steps,
-        warmup_steps=config.num_warmup_steps,
-    )
+    scheduler = build_scheduler(optimizer, **config.schedule)
     with waitless(), redirect_stdout(io.StringIO()):  # the bf16 optimizer prints its memory use
         engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, lr_scheduler=scheduler, config=plan.engine_config

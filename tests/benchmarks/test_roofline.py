@@ -154,6 +154,35 @@ def test_recipes_take_as_long_as_their_sequences():
     assert {e.cell.model for e in found if e.recipe.startswith("seq")} == {"bert-large"}
 
 
+def test_the_page_of_recipes_shows_the_hours():
+    from time_model.engine import ENGINES
+    from time_model.gpus import assumed
+    from time_model.recipes import estimates
+
+    page = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
+    shown = {row[1].strip("`"): row[4:6] for row in rows if len(row) == 9}
+    found, _ = estimates((1, 8), 65_536, assumed("H200", "expected"), ENGINES["after"], NETWORK)
+    hours = {}
+    for estimate in found:
+        hours.setdefault(estimate.recipe, []).append(f"{estimate.hours:,.1f}")
+    assert {name: shown.get(name) for name in hours} == hours
+
+
+def test_the_page_of_recipes_shows_the_losses():
+    from ds_bert import recipes
+
+    page = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
+    rows = json.loads((ROOT / "benchmarks/results/recipes.json").read_text())["rows"]
+    names = {name for name in recipes.names() if not name.startswith("demo/")}
+    assert {row["case"] for row in rows} == names
+    assert all(row["last_loss"] < row["first_loss"] for row in rows)
+    for row in rows:
+        shown = f"{row['first_loss']:.2f} | {row['last_loss']:.2f} |"
+        assert f"| {row['case']} | {row['impl']} | {row['schedule']} | " in page
+        assert shown in page
+
+
 def test_cost_follows_the_price():
     rows = [
         [field.strip() for field in line.split("|")[1:-1]]

@@ -18,6 +18,9 @@ UNCLIPPED = {"gradient_clipping": 0.0}
 OPTIONS = {
     "no bias correction": Case(options={"bias_correction": False}),
     "clamped": Case(options={"min_trust_ratio": 0.08, "max_trust_ratio": 0.3}),
+    "bing_bert": Case(
+        options={"bias_correction": False, "min_trust_ratio": 0.01, "max_trust_ratio": 0.3}
+    ),
     "no ratio without decay": Case(options={"adapt_without_decay": False}),
     "pre-normalized": Case(options={"pre_normalize_gradients": True}, engine=UNCLIPPED),
 }

@@ -44,8 +44,8 @@ def test_build_optimizer():
     ("config", "message"),
     [
         ({"type": "lamb", "params": {"lr": 1}}, 'did you mean "Lamb"'),
-        ({"type": "Adam", "params": {"lr": 1}}, 'did you mean "AdamW"'),
-        ({"type": "Muon", "params": {"lr": 1}}, "found 'Muon'; known: AdamW, Lamb"),
+        ({"type": "Adm", "params": {"lr": 1}}, 'did you mean "Adam"'),
+        ({"type": "Muon", "params": {"lr": 1}}, "found 'Muon'; known: AdamW, Adam, Lamb"),
         ({"params": {"lr": 1}}, "optimizer.type: found None"),
         ({"type": "Lamb", "param": {}}, 'did you mean "params"'),
         ({"type": "Lamb", "params": {"lr": 1, "weigth_decay": 0}}, 'did you mean "weight_decay"'),
@@ -73,9 +73,10 @@ def test_bad_optimizer_configuration(config, message):
 
 def test_defaults_are_filled_in():
     adam = {"lr": 1, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01}
+    adam |= {"bias_correction": True}
     assert check_optimizer({"type": "AdamW", "params": {"lr": 1}}) == ("AdamW", adam)
     given = {"lr": 1, "eps": 1e-8, "min_trust_ratio": 0.1, "adapt_without_decay": False}
-    own = {"bias_correction": True, "max_trust_ratio": None, "pre_normalize_gradients": False}
+    own = {"max_trust_ratio": None, "pre_normalize_gradients": False}
     assert check_optimizer({"type": "Lamb", "params": given}) == ("Lamb", adam | own | given)
 
 
