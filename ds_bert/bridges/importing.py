@@ -114,7 +114,7 @@ def import_data_set(
     files = open_files(paths, vocabulary, options.format)
     instance_options, has_masks = _survey(files, options)
     states = [file.state() for file in files]  # before they are read
-    records = [file.describe() for file in files]
+    records = list(_described(files))
     content = {
         "import": _VERSION,
         "format": files[0].format,
@@ -142,6 +142,14 @@ def import_data_set(
 
     is_new = write_data_set(folder, vocabulary, content, write, overwrite=overwrite, say=say)
     return Imported(folder, read_meta(folder), is_new)
+
+
+def _described(files: Sequence[InstanceFile]) -> Iterator[dict[str, Any]]:
+    """What decides the content of each: reads all of them once."""
+    with Progress("hashes") as progress:
+        for number, file in enumerate(files, 1):
+            yield file.describe()
+            progress.update(number / len(files), files=1)
 
 
 def open_files(
