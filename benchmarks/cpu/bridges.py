@@ -13,6 +13,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -60,14 +61,13 @@ LIMITS = {"d": (resource.RLIMIT_DATA, "VmData"), "v": (resource.RLIMIT_AS, "VmSi
 
 def limit_memory(which: str, more: int) -> None:
     limit, name = LIMITS[which]
-    lines = Path("/proc/self/status").read_text().splitlines()
-    size = 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name)) + more
+    size = status(name) + more
     resource.setrlimit(limit, (size, size))
 
 
 def child(way: str, kind: str, folder: Path, which: str) -> None:
-    """One way, after a warm-up; prints CPU seconds and peak memory in MB."""
-    file = FORMATS[kind]
+    """One way, after a warm-up; prints CPU seconds, and peak memory in MB after each."""
+    file, watch, peaks = FORMATS[kind], Watch(), []
     for part in ("small", "large"):
         place = folder / part
         source, target = place / "data", place / file
@@ -77,9 +77,29 @@ def child(way: str, kind: str, folder: Path, which: str) -> None:
             limit_memory(which, num_bytes(source) // 2)
         start, wall = time.process_time(), time.monotonic()
         one_way(way, kind, source, target)
-    seconds, waited = time.process_time() - start, time.monotonic() - wall
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    print(json.dumps({"cpu_seconds": seconds, "seconds": waited, "peak_mb": peak}))
+        seconds, waited = time.process_time() - start, time.monotonic() - wall
+        peaks.append(watch.peak)
+    print(json.dumps({"cpu_seconds": seconds, "seconds": waited, "peak_mb": peaks}))
+
+
+def status(name: str) -> int:
+    """A line of /proc/self/status, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+class Watch(threading.Thread):
+    """Largest anonymous memory that it has seen, in MB; mapped files do not count."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak = 0.0
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            self.peak = max(self.peak, status("RssAnon") / 1e6)
+            time.sleep(0.002)
 
 
 def run(way: str, kind: str, folder: Path, which: str = "-") -> dict:

@@ -145,19 +145,17 @@ class Turn:
             is_there = os.path.samestat(os.fstat(self._file), self.path.stat())
         except FileNotFoundError:
             is_there = False
-        if not is_there:
-            return False
         owner = self._note()
         is_reachable = is_locked and owner.get("boot") == _boot_id()
-        if owner and not is_reachable and self._is_alive():
+        if not is_there or (owner and not is_reachable and self._is_alive()):
             return False
-        return self._sign(is_locked)
+        return self._sign()
 
     def _note(self) -> dict[str, Any]:
         """Read who has the lock."""
         try:
-            owner = parse_json(os.pread(self._file, 4096, 0).decode())
-        except ValueError:
+            owner = parse_json(self.path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
             return {}
         self.owner = f"process {owner.get('process')} on {owner.get('host')}"
         return owner
@@ -169,8 +167,8 @@ class Turn:
             self._seen = (moved, now)
         return now - self._seen[1] < SILENT_SECONDS
 
-    def _sign(self, is_locked: bool) -> bool:
-        """Write our name; without locks, see who wrote last."""
+    def _sign(self) -> bool:
+        """Write our name and see, a moment later, whether another host has done so too."""
         me = {
             "host": os.uname().nodename,
             "process": os.getpid(),
@@ -180,8 +178,7 @@ class Turn:
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, json.dumps(me).encode(), 0)
         os.fsync(self._file)
-        if not is_locked:
-            time.sleep(POLL_SECONDS)
+        time.sleep(POLL_SECONDS)
         return self._note() == me
 
     def _beat(self, left: threading.Event) -> None:

@@ -58,8 +58,9 @@ def lists_of_rows(rows: NDArray) -> Lists:
 
 def lists_of_counts(values: NDArray, counts: NDArray) -> Lists:
     """Lists that stand one after the other."""
-    counts = np.asarray(counts, np.int64)
-    return Lists(np.asarray(values, np.int64), np.cumsum(counts) - counts, counts)
+    counts = np.array(counts, np.int64)
+    # Copies: arrays that cannot be written are another type, for which all would be compiled anew.
+    return Lists(np.array(values, np.int64), np.cumsum(counts) - counts, counts)
 
 
 @compiled

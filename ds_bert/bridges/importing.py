@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,9 +73,7 @@ class Imported(NamedTuple):
         yield f"data set: {self.folder}{state}"
         for length, facts in self.meta["lengths"].items():
             number = facts["num_stored_masks"]
-            masks = (
-                "no masks (they are drawn in training)" if number is None else f"{number:,} masks"
-            )
+            masks = "masks drawn in training" if number is None else f"{number:,} masks"
             yield f"  length {length}: {facts['num_instances']:,} instances, {masks}"
         yield from self.losses()
 
@@ -117,7 +114,7 @@ def import_data_set(
     files = open_files(paths, vocabulary, options.format)
     instance_options, has_masks = _survey(files, options)
     states = [file.state() for file in files]  # before they are read
-    records = [file.describe() for file in files]
+    records = list(_described(files))
     content = {
         "import": _VERSION,
         "format": files[0].format,
@@ -126,7 +123,7 @@ def import_data_set(
         "options": instance_options.record,
         "skip_damaged": options.skip_damaged,
     }
-    source = partial(_sequences, files, states, instance_options, options.skip_damaged, has_masks)
+    source = _Source(files, states, instance_options, has_masks, options.skip_damaged)
     state = {"file": 0, **Place()._asdict(), "num_left_out": 0, "left_out": []}
 
     def write(writer: StoreWriter) -> None:
@@ -145,6 +142,14 @@ def import_data_set(
 
     is_new = write_data_set(folder, vocabulary, content, write, overwrite=overwrite, say=say)
     return Imported(folder, read_meta(folder), is_new)
+
+
+def _described(files: Sequence[InstanceFile]) -> Iterator[dict[str, Any]]:
+    """What decides the content of each: reads all of them once."""
+    with Progress("hashes") as progress:
+        for number, file in enumerate(files, 1):
+            yield file.describe()
+            progress.update(number / len(files), files=1)
 
 
 def open_files(
@@ -244,38 +249,48 @@ def _first_damage(file: InstanceFile, numbers: NDArray, problems: dict[int, str]
     return file.damaged(int(numbers[row]), problems[row])
 
 
-def _sequences(
-    files: Sequence[InstanceFile],
-    states: Sequence[object],
-    options: InstanceOptions,
-    skip_damaged: bool,
-    has_masks: bool,
-    state: dict[str, Any],
-) -> Iterator[tuple[SequenceChunk, float]]:
-    sizes = [file.size() for file in files]
-    total = max(1, sum(sizes))
+@dataclass(frozen=True)
+class _Source:
+    """Gives the sequences of files, as `StoreWriter.write_sequences` asks for them."""
+
+    files: Sequence[InstanceFile]
+    states: Sequence[object]  # of the files before they were read
+    options: InstanceOptions
+    has_masks: bool
+    skip_damaged: bool
+
+    def __call__(self, state: dict[str, Any]) -> Iterator[tuple[SequenceChunk, float]]:
+        """The sequences from a state on."""
+        sizes = [file.size() for file in self.files]
+        with Progress("import", _fraction(sizes, state)) as progress:
+            while state["file"] < len(self.files):
+                file = self.files[state["file"]]
+                for piece in file.pieces(Place(state["offset"], state["number"])):
+                    chunk = self._sound(file, piece, state)
+                    state |= piece.place._asdict()
+                    fraction = _fraction(sizes, state)
+                    progress.update(fraction, instances=len(chunk.a_lengths))
+                    if len(chunk.a_lengths):
+                        yield chunk, fraction
+                state |= {"file": state["file"] + 1, **Place()._asdict()}
+
+    def _sound(self, file: InstanceFile, piece: Piece, state: dict[str, Any]) -> SequenceChunk:
+        """The sound records of a piece; the others are noted in the state, or an error."""
+        if file.state() != self.states[state["file"]]:
+            raise SourceUnavailable(f"{file} was written while it was read")
+        chunk, problems = as_sequences(piece.columns, piece.problems, self.options, file.vocabulary)
+        if piece.has_masks != self.has_masks and len(problems) < len(piece.numbers):
+            raise _first_damage(file, piece.numbers, {0: "masks in some records only"})
+        if problems and not self.skip_damaged:
+            raise _first_damage(file, piece.numbers, problems)
+        state["num_left_out"] += len(problems)
+        for row in sorted(problems)[: _NAMED - len(state["left_out"])]:
+            record = f"{_name(file.path)}, {file.record} {piece.numbers[row]:,}"
+            state["left_out"].append(f"{record}: {problems[row]}")
+        return chunk if self.has_masks else chunk._replace(masks=None)
+
+
+def _fraction(sizes: Sequence[int], state: dict[str, Any]) -> float:
+    """How much is read; sizes of compressed files are guesses."""
     done = sum(sizes[: state["file"]]) + state["offset"]
-    with Progress("import", min(1.0, done / total)) as progress:
-        while state["file"] < len(files):
-            file = files[state["file"]]
-            for piece in file.pieces(Place(state["offset"], state["number"])):
-                if file.state() != states[state["file"]]:
-                    raise SourceUnavailable(f"{file} was written while it was read")
-                if piece.has_masks != has_masks:
-                    raise _first_damage(file, piece.numbers, {0: "masks in some records only"})
-                chunk, problems = as_sequences(
-                    piece.columns, piece.problems, options, file.vocabulary
-                )
-                if problems and not skip_damaged:
-                    raise _first_damage(file, piece.numbers, problems)
-                state["num_left_out"] += len(problems)
-                state["left_out"] += [
-                    f"{_name(file.path)}, {file.record} {piece.numbers[row]:,}: {problems[row]}"
-                    for row in sorted(problems)
-                ][: _NAMED - len(state["left_out"])]
-                state |= piece.place._asdict()
-                fraction = min(1.0, (sum(sizes[: state["file"]]) + state["offset"]) / total)
-                progress.update(fraction, instances=len(chunk.a_lengths))
-                if len(chunk.a_lengths):
-                    yield (chunk if has_masks else chunk._replace(masks=None)), fraction
-            state |= {"file": state["file"] + 1, **Place()._asdict()}
+    return min(1.0, done / max(1, sum(sizes)))

@@ -82,42 +82,55 @@ def parse(argv: list[str] | None, prog: str | None = None) -> argparse.Namespace
 def main(argv: list[str] | None = None, prog: str | None = None) -> None:
     """Convert and say what was done."""
     options = parse(argv, prog)
-    targets = [
-        Path(part)
-        for part in ",".join(options.output_file or [options.output_dir or ""]).split(",")
-    ]
-    if targets == [Path()] or (options.output_file and options.output_dir):
-        raise ConfigurationError(
-            "--output_dir and --output_file: found both or none, expected one of them; name a "
-            "folder for a data set, files for another format"
-        )
+    targets = _targets(options)
     # After parsing: numba takes half a second to import.
-    from ds_bert.bridges.exporting import export, require_new
+    from ds_bert.bridges.exporting import require_new
     from ds_bert.dataset.format import META
-    from ds_bert.dataset.store import TokenStore
 
-    is_ours = len(options.input_file) == 1 and (Path(options.input_file[0]) / META).is_file()
+    folder = Path(options.input_file[0])
+    is_ours = len(options.input_file) == 1 and (folder / META).is_file()
     if options.target is None:
         if is_ours:
             raise ConfigurationError(
-                f"{options.input_file[0]} is a data set already, expected files, or --to one of "
-                f"{', '.join(_TO)}"
+                f"{folder} is a data set already, expected files, or --to one of {', '.join(_TO)}"
             )
         print("\n".join(_make_data_set(options, targets[0]).summary()))
         return
     require_new(targets, options.target, options.overwrite)
-    folder = Path(options.input_file[0])
-    if not is_ours:  # by way of a data set that is removed afterwards
-        folder = targets[0].with_name(f".{targets[0].name}.data")
-        for line in _make_data_set(options, folder).losses():
-            print(line)
-    length = options.max_seq_length if is_ours else None
+    if is_ours:
+        _write_files(options, folder, targets, options.max_seq_length)
+        return
+    folder = targets[0].with_name(f".{targets[0].name}.data")  # on the way, removed afterwards
+    for line in _make_data_set(options, folder).losses():
+        print(line)
+    _write_files(options, folder, targets, None)
+    shutil.rmtree(folder)
+
+
+def _targets(options: argparse.Namespace) -> list[Path]:
+    given = ",".join(options.output_file or [options.output_dir or ""])
+    targets = [Path(name.strip()) for name in given.split(",") if name.strip()]
+    if not targets or (options.output_file and options.output_dir):
+        raise ConfigurationError(
+            "--output_dir and --output_file: found both or none, expected one of them; name a "
+            "folder for a data set, files for another format"
+        )
+    return targets
+
+
+def _write_files(
+    options: argparse.Namespace, folder: Path, targets: list[Path], length: int | None
+) -> None:
+    from ds_bert.bridges.exporting import export
+    from ds_bert.dataset.store import TokenStore
+
     store = TokenStore.open(folder)
     number = export(store, length, options.target, targets, overwrite=options.overwrite)
-    if not is_ours:
-        shutil.rmtree(folder)
     what = "documents" if options.target == "text" else "instances"
     print(f"{number:,} {what}: {', '.join(map(str, targets))}")
+    stored = [facts["num_stored_masks"] for facts in store.meta["lengths"].values()]
+    if options.target != "text" and None in stored:
+        print("masks: those of epoch 0; training on the data set draws new ones in every epoch")
 
 
 def _make_data_set(options: argparse.Namespace, folder: Path) -> "Imported":

@@ -38,6 +38,11 @@ print(found, flush=True)
 """
 
 
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    monkeypatch.setattr(cache, "POLL_SECONDS", 0.01)
+
+
 @pytest.fixture
 def json_file(golden_record, tmp_path):
     path = tmp_path / "train_64.json"
@@ -142,3 +147,23 @@ def test_a_lock_of_another_host_holds_while_its_time_moves(tmp_path, monkeypatch
         time.sleep(0.1)
     assert taken[:4] == [False] * 4 and taken[-1] is True
     assert not path.exists()
+
+
+def test_of_two_hosts_the_last_to_sign_has_it(tmp_path, monkeypatch):
+    """Where no lock reaches, both write their names at one moment, and both look again."""
+    turns = [Turn(tmp_path / "lock") for _ in range(2)]
+    monkeypatch.setattr(cache.fcntl, "flock", refuse)
+
+    def other(seconds):
+        monkeypatch.setattr(cache.time, "sleep", lambda seconds: None)
+        turns[1]._file = turns[0]._file
+        assert turns[1]._sign()
+
+    monkeypatch.setattr(cache.time, "sleep", other)
+    with turns[0]:
+        assert not turns[0].is_mine
+    assert (tmp_path / "lock").exists()
+
+
+def refuse(*arguments):
+    raise OSError("no locks here")

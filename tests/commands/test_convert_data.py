@@ -182,6 +182,12 @@ def split(store):
             begin = end
 
 
+def test_masks_that_are_not_stored_are_told(convert, mlm_table, tmp_path, capsys):
+    to = ["--to", "jsonl", "--output_file", tmp_path / "x.json"]
+    assert exit_code(convert, "--input_file", mlm_table.store.folder, *to) == 0
+    assert "masks: those of epoch 0; training on" in capsys.readouterr().out
+
+
 ERRORS = {
     "text": (["--from", "text", "--output_dir", "d"], 2, "ds-bert preprocess --input_file"),
     "no output": (["--from", "jsonl"], 2, "expected one of them; name a folder"),
