@@ -61,6 +61,7 @@ setup(
     ],
     extras_require={
         "gpu": ["triton"],
+        "hdf5": ["h5py>=3.10"],
         "zstd": ["zstandard>=0.22"],
         "split": ["sentencex>=1.0.20"],
         "remote": ["aiohttp>=3.9", "s3fs", "gcsfs"],
@@ -75,6 +76,7 @@ setup(
             "triton",
             "zstandard>=0.22",
             "sentencex>=1.0.20",
+            "h5py>=3.10",
         ],
     },
 )

@@ -15,8 +15,8 @@ ROOMS = (
     # Single files, for all.
     *("errors", "files", "progress", "config", "recipes", "compiled", "retries"),
     *("launcher", "distributed"),
-    *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing"),
-    "deepspeed_files",
+    *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing", "bridges"),
+    *("deepspeed_files", "dialects"),
     *("model", "optim", "checkpoint", "weights", "evaluation", "guards", "divergence", "training"),
     "commands",
     *("train", "evaluate"),  # doors
