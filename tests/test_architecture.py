@@ -13,10 +13,11 @@ HOUSE = ROOT / "ds_bert"
 # From the ground up. A room may import from itself and from those named before it.
 ROOMS = (
     # Single files, for all.
-    *("errors", "files", "progress", "config", "recipes", "compiled", "launcher", "distributed"),
+    *("errors", "files", "progress", "config", "recipes", "compiled", "retries"),
+    *("launcher", "distributed"),
     *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing", "bridges"),
     "deepspeed_files",
-    *("model", "optim", "checkpoint", "evaluation", "guards", "divergence", "training"),
+    *("model", "optim", "checkpoint", "weights", "evaluation", "guards", "divergence", "training"),
     "commands",
     *("train", "evaluate"),  # doors
 )

@@ -21,7 +21,7 @@ pipeline_tag: fill-mask
 tags: [bert, fill-mask, ds_bert]
 ---
 
-# BERT pre-trained with ds_bert
+# {title}
 
 A `{architecture}` (objective {objective}) of {parameters:,} parameters with a {casing}
 vocabulary of {vocab_size:,} tokens.
@@ -45,6 +45,7 @@ def write_model_folder(
     vocabulary: Vocabulary,
     do_lower_case: bool,
     facts: dict[str, Any],
+    title: str = "BERT pre-trained with ds_bert",
 ) -> None:
     """Write `weights` as the stock model of their objective, which every Auto class can load.
 
@@ -55,6 +56,7 @@ def write_model_folder(
         vocabulary: saved as the tokenizer's.
         do_lower_case: the tokenizer's casing.
         facts: rows of the model card.
+        title: of the model card.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = type(model.config)(**model.config.to_dict())
@@ -71,6 +73,7 @@ def write_model_folder(
     tokenizer.save_pretrained(folder)
     facts = {**facts, "ds_bert": __version__}
     card = CARD.format(
+        title=title,
         parameters=sum(tensor.numel() for tensor in _without_tied(stock, weights).values()),
         architecture=model.stock.__name__,
         objective=model.objective,

@@ -52,7 +52,7 @@ def load_checkpoint(
 
 
 def _load(checkpoint: Checkpoint, engine: Any, only_optimizer: bool) -> dict[str, Any]:
-    with _only_safe_loading(), redirect_stdout(io.StringIO()):  # DeepSpeed prints tracing lines
+    with only_safe_loading(), redirect_stdout(io.StringIO()):  # DeepSpeed prints tracing lines
         path, state = engine.load_checkpoint(
             checkpoint.folder, tag=ENGINE, load_lr_scheduler_states=not only_optimizer
         )
@@ -104,7 +104,7 @@ def set_random_state(state: dict[str, torch.Tensor]) -> None:
 
 
 @contextmanager
-def _only_safe_loading() -> Iterator[None]:
+def only_safe_loading() -> Iterator[None]:
     """Make DeepSpeed's torch.load refuse anything but tensors and the globals listed above."""
     safe, unsafe = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
     before = {name: os.environ.pop(name) for name in (safe, unsafe) if name in os.environ}

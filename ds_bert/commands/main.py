@@ -20,6 +20,7 @@ COMMANDS = {  # module of each
     "train": "train",
     "evaluate": "evaluate",
     "export": "export_hf",
+    "convert-model": "convert_model",
     "replay": "replay",
 }
 
@@ -52,7 +53,7 @@ def _overview() -> Iterator[str]:
     yield "Commands, each with a first example; ds-bert COMMAND --help says more.\n"
     for name, module in COMMANDS.items():
         summary, example = _summary(name, module)
-        yield f"{name:14}{summary}\n{'':14}{example}\n"
+        yield f"{name:15}{summary}\n{'':15}{example}\n"
     yield "Training with N processes on this machine, on several machines:\n"
     yield "  deepspeed --num_accelerators N --module ds_bert.train --ds_config RECIPE"
     yield "  deepspeed --hostfile hosts --module ds_bert.train --ds_config RECIPE\n"

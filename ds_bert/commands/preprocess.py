@@ -2,6 +2,7 @@
 
 python scripts/preprocess.py                                   (data/train.txt -> data/train)
 python scripts/preprocess.py --input_file 'corpus/*.txt' --output_dir data/train
+python scripts/preprocess.py --input_file 'en=corpus/en/*.txt:2' 'de=s3://bucket/de/*' --deduplicate
 python scripts/preprocess.py --mode exact --max_seq_length 128 --random_seed 12345
 python scripts/preprocess.py --output_file data/train_128.tfrecord     (finished instances)
 

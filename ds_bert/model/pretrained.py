@@ -1,9 +1,11 @@
 """Where a model comes from: presets, config files, Hugging Face folders; all checked first."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, BertConfig
 
 from ds_bert import files, recipes
@@ -55,7 +57,7 @@ def read_model_config(name: str, vocabulary: Vocabulary, max_seq_length: int) ->
             **PRESETS[name], vocab_size=vocabulary.size, pad_token_id=vocabulary.pad_id
         )
     elif name.endswith(".json"):
-        config = _read_config_file(recipes.find_file(name))
+        config = read_config_file(recipes.find_file(name))
     else:
         config = _read_hugging_face_config(name)
     if config.max_position_embeddings < max_seq_length:
@@ -71,15 +73,27 @@ def read_model_config(name: str, vocabulary: Vocabulary, max_seq_length: int) ->
     return config
 
 
-def _read_config_file(path: Path) -> BertConfig:
+def read_config_file(path: Path) -> BertConfig:
+    """The configuration in a JSON file of Hugging Face's, Google's or bing_bert's kind.
+
+    Raises:
+        ConfigurationError: not readable, not JSON, or of another kind of model.
+    """
     try:
         values = files.parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"model {path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise ConfigurationError(f"model {path}: not valid JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"model {path}: found no JSON object, expected a configuration")
+    values = values.get("bert_model_config", values)  # bing_bert has more in its file
     _require_bert(values.get("model_type", "bert"), str(path))
-    return BertConfig(**values)
+    try:
+        return BertConfig(**values)
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        reason = str(error).strip().split("\n")[-1].strip()
+        raise ConfigurationError(f"model {path}: not a BERT's configuration ({reason})") from None
 
 
 def _read_hugging_face_config(name: str) -> BertConfig:
@@ -87,12 +101,26 @@ def _read_hugging_face_config(name: str) -> BertConfig:
         # Said although it is the default: without it a terminal is asked whether to run its code.
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError):
+        _refuse_foreign(name)
         raise ConfigurationError(
             f"model {name!r}: not a preset ({', '.join(PRESETS)}), a .json file, a run, a "
             "checkpoint, a Hugging Face folder, or an id that is in reach"
         ) from None
     _require_bert(config.model_type, name)
     return config
+
+
+def _refuse_foreign(name: str) -> None:
+    """Say what makes a Hugging Face folder of the weights of another program."""
+    path = Path(name)
+    is_google = any(path.glob("*.index")) or (path.parent / f"{path.name}.index").is_file()
+    is_torch = path.is_file() or any(path.glob("*model_states.pt")) or (path / "latest").is_file()
+    if is_google or is_torch:
+        kind = "a TF1 checkpoint" if is_google else "weights of PyTorch or DeepSpeed"
+        raise ConfigurationError(
+            f"model {name!r}: found {kind}, expected a Hugging Face folder; make one: ds-bert "
+            f"convert-model --model {shlex.quote(name)} --output_dir models/converted"
+        )
 
 
 def _require_bert(model_type: Any, name: str) -> None:

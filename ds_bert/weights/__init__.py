@@ -1,0 +1,1 @@
+"""Weights of other programs: reading them as a Hugging Face BERT, and writing them back."""
