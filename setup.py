@@ -49,7 +49,7 @@ setup(
         "transformers>=5.10",
         "datasets>=4",
         "fsspec",
-        "google-crc32c>=1.5",  # checksums of TFRecord files
+        "google-crc32c>=1.5",  # checksums of TensorFlow's files
         "pyarrow>=23.0.1",  # of datasets; the first without CVE-2026-25087
         "numpy>=2.0",
         "numba>=0.62",

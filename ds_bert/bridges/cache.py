@@ -86,7 +86,7 @@ def _name(files: Sequence[Path], vocabulary: Vocabulary, options: ImportOptions)
     return f"{files[0].name.split('.')[0][:_NAME_LETTERS]}-{digest[:16]}"
 
 
-def _states(path: Path) -> list[list[int]]:
+def _states(path: Path) -> list[list[object]]:
     """Size and time of the last change, which all hosts see alike."""
     files = sorted(path.rglob("*.arrow")) if path.is_dir() else [path]
     return [list(file_state(file)[:2]) for file in files]

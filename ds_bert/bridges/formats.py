@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ds_bert.dataset.options import MLM_NSP
+from ds_bert.dataset.options import EXACT, FAST, MLM_NSP, PIECE, WORD
 from ds_bert.errors import DataError
 from ds_bert.text.hf_datasets import is_dataset_folder
 from ds_bert.text.source import file_state, size_and_hash
@@ -180,12 +180,14 @@ def with_defaults_of_files(given: Mapping[str, Any]) -> dict[str, Any]:
         given: what the user gave, by the fields of `PreprocessOptions`.
 
     Returns:
-        the same, and where `output_dir` names files of instances: exact mode (of pairs), one
-        length, no validation part.
+        the same, and where `output_dir` names files of instances: exact mode (of what Google's
+        script knows), one length, no validation part.
     """
     if not names_instance_files(given.get("output_dir", "")):
         return dict(given)
-    mode = "exact" if given.get("objective", MLM_NSP) == MLM_NSP else "fast"
+    is_pairs = given.get("objective", MLM_NSP) == MLM_NSP
+    is_google = is_pairs and given.get("masking_unit") in (None, PIECE, WORD)
+    mode = EXACT if is_google else FAST
     return {"mode": mode, "validation_fraction": 0.0, "max_seq_length": (128,), **given}
 
 
@@ -252,3 +254,32 @@ def open_at(path: Path, offset: int) -> BinaryIO:
         while offset > 0 and (piece := stream.read(min(offset, 1 << 20))):
             offset -= len(piece)
     return stream
+
+
+def open_files(
+    paths: Sequence[Path], vocabulary: Vocabulary, name: str | None = None
+) -> list[InstanceFile]:
+    """Files of one format, ready to be read.
+
+    Args:
+        paths: where they are.
+        vocabulary: of their ids or tokens.
+        name: of the format; None: by the content of each.
+
+    Raises:
+        DataError: the content of a file is of no format, or they have several.
+    """
+    found = {path: name or format_by_content(path) for path in paths}
+    for path, each in found.items():
+        if each is None:
+            raise DataError(
+                f"{path} is none of {', '.join(FORMATS)}, expected finished instances; of text, "
+                f"ds-bert preprocess --input_file {path} makes them"
+            )
+    if len(set(found.values())) > 1:
+        (first, one), (second, other) = list({kind: p for p, kind in found.items()}.items())[:2]
+        raise DataError(
+            f"{one} is {first} and {other} is {second}, expected files of one format; import them "
+            "one by one"
+        )
+    return [reader(str(each))(path, vocabulary) for path, each in found.items()]

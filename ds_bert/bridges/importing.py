@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ds_bert.bridges.formats import FORMATS, InstanceFile, Piece, Place, format_by_content, reader
+from ds_bert.bridges.formats import InstanceFile, Piece, Place, open_files
 from ds_bert.bridges.instances import as_sequences
 from ds_bert.dataset.options import (
+    FAST,
     MIN_SEQ_LENGTH,
     MLM,
     MLM_NSP,
@@ -43,6 +44,7 @@ class ImportOptions:
             otherwise the longest of the first ones, up to a multiple of 8.
         max_predictions_per_seq: masked tokens of a sequence at most. Likewise; where lists are not
             padded 20 per 128 tokens, if that is more.
+        objective: what the labels mean; None: next sentences where there are pairs.
         do_lower_case: whether the text was lower-cased; None: if no token has a capital letter.
         skip_damaged: leave damaged records out instead of stopping at the first.
     """
@@ -50,6 +52,7 @@ class ImportOptions:
     format: str | None = None
     max_seq_length: int | None = None
     max_predictions_per_seq: int | None = None
+    objective: str | None = None
     do_lower_case: bool | None = None
     skip_damaged: bool = False
 
@@ -152,35 +155,6 @@ def _described(files: Sequence[InstanceFile]) -> Iterator[dict[str, Any]]:
             progress.update(number / len(files), files=1)
 
 
-def open_files(
-    paths: Sequence[Path], vocabulary: Vocabulary, name: str | None = None
-) -> list[InstanceFile]:
-    """Files of one format, ready to be read.
-
-    Args:
-        paths: where they are.
-        vocabulary: of their ids or tokens.
-        name: of the format; None: by the content of each.
-
-    Raises:
-        DataError: the content of a file is of no format, or they have several.
-    """
-    found = {path: name or format_by_content(path) for path in paths}
-    for path, each in found.items():
-        if each is None:
-            raise DataError(
-                f"{path} is none of {', '.join(FORMATS)}, expected finished instances; of text, "
-                f"ds-bert preprocess --input_file {path} makes them"
-            )
-    if len(set(found.values())) > 1:
-        (first, one), (second, other) = list({kind: p for p, kind in found.items()}.items())[:2]
-        raise DataError(
-            f"{one} is {first} and {other} is {second}, expected files of one format; import them "
-            "one by one"
-        )
-    return [reader(str(each))(path, vocabulary) for path, each in found.items()]
-
-
 def _name(path: Path) -> str:
     return path.name if path.is_absolute() else path.as_posix()
 
@@ -195,7 +169,7 @@ def _survey(files: Sequence[InstanceFile], options: ImportOptions) -> tuple[Inst
         segments.values[segments.starts[row] : segments.starts[row] + segments.counts[row]].any()
         for row in rows
     )
-    objective = MLM_NSP if has_pairs else MLM
+    objective = options.objective or (MLM_NSP if has_pairs else MLM)
     width = _width(ids, columns.lengths[rows])
     length = options.max_seq_length or width or _rounded(int(ids.max()))
     most = options.max_predictions_per_seq or _width(positions, columns.num_masks[rows])
@@ -211,7 +185,7 @@ def _survey(files: Sequence[InstanceFile], options: ImportOptions) -> tuple[Inst
         random_seed=12345,
         do_whole_word_mask=False,
         do_lower_case=is_uncased(vocabulary) if is_lower is None else is_lower,
-        mode="fast",
+        mode=FAST,
         objective=objective,
     )
     return instance_options, piece.has_masks
@@ -223,7 +197,7 @@ def _width(counts: NDArray[np.int64], used: NDArray[np.int64]) -> int | None:
 
 
 def _rounded(length: int) -> int:
-    return max(MIN_SEQ_LENGTH, -(-length // _MULTIPLE) * _MULTIPLE)
+    return max(MIN_SEQ_LENGTH[FAST], -(-length // _MULTIPLE) * _MULTIPLE)
 
 
 def _first_records(files: Sequence[InstanceFile], skip_damaged: bool) -> tuple[Piece, NDArray]:

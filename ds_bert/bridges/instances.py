@@ -6,7 +6,7 @@ import numpy as np
 
 from ds_bert.bridges.columns import Columns
 from ds_bert.compiled import compiled
-from ds_bert.dataset.options import MLM_NSP, InstanceOptions
+from ds_bert.dataset.options import InstanceOptions
 from ds_bert.dataset.sequences import SequenceChunk
 from ds_bert.dataset.tables import MaskChunk
 from ds_bert.tokenizer.vocabulary import Vocabulary
@@ -72,8 +72,8 @@ def as_sequences(
         vocabulary.sep_id,
         vocabulary.size,
         options.max_seq_length,
-        options.max_predictions_per_seq,
-        options.objective == MLM_NSP,
+        options.max_masks,
+        options.has_pairs,
     )
     num_rows = len(columns.lengths)
     verdicts = np.zeros(num_rows, np.int64)

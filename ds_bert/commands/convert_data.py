@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ds_bert.commands.parser import add_negation, new_parser
+from ds_bert.dataset.options import OBJECTIVES
 from ds_bert.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -67,6 +68,11 @@ def parse(argv: list[str] | None, prog: str | None = None) -> argparse.Namespace
         type=int,
         metavar="N",
         help="masked tokens of a sequence at most (default: as for --max_seq_length)",
+    )
+    add(
+        "--objective",
+        choices=OBJECTIVES,
+        help="what the labels of pairs mean (default: mlm+nsp, without pairs mlm)",
     )
     add(
         "--do_lower_case",
@@ -152,6 +158,7 @@ def _make_data_set(options: argparse.Namespace, folder: Path) -> "Imported":
         format=options.source,
         max_seq_length=options.max_seq_length,
         max_predictions_per_seq=options.max_predictions_per_seq,
+        objective=options.objective,
         do_lower_case=options.do_lower_case,
         skip_damaged=options.skip_damaged,
     )

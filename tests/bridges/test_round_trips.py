@@ -199,3 +199,28 @@ def test_lengths(golden, vocab_file, tmp_path, vocabulary):
     import_data_set([tmp_path / "x.json"], tmp_path / "wide", vocabulary, options)
     assert TokenStore.open(tmp_path / "wide").sequence_lengths == [64]
     assert not TokenStore.open(tmp_path / "wide").do_lower_case
+
+
+def test_sentence_order(golden, vocab_file, tmp_path, vocabulary):
+    """The labels are the same numbers; what they mean has to be said."""
+    text = golden / "inputs" / "en_a.txt"
+    store = make_store(
+        tmp_path / "sop", text, vocab_file, objective="mlm+sop", max_seq_length=(64,)
+    )
+    export(store, 64, "tfrecord", [tmp_path / "x.tfrecord"])
+    options = ImportOptions(objective="mlm+sop")
+    import_data_set([tmp_path / "x.tfrecord"], tmp_path / "back", vocabulary, options)
+    found = TokenStore.open(tmp_path / "back").instances(64)
+    assert found.options.objective == "mlm+sop"
+    assert as_examples(found) == as_examples(store.instances(64))
+
+
+def test_more_predictions_than_tokens(golden, vocab_file, tmp_path, vocabulary):
+    """Google's script pads to what it is told, above the length as well."""
+    text = golden / "inputs" / "en_a.txt"
+    how = {"mode": "exact", "max_seq_length": (16,), "max_predictions_per_seq": (20,)}
+    store = make_store(tmp_path / "wide", text, vocab_file, **how)
+    for name in ("x.tfrecord", "x.json"):
+        export(store, 16, "tfrecord" if "tf" in name else "jsonl", [tmp_path / name])
+        import_data_set([tmp_path / name], tmp_path / "back", vocabulary, overwrite=True)
+        assert_same(TokenStore.open(tmp_path / "back").instances(16), store.instances(16))
