@@ -27,7 +27,7 @@ _HEAD, _FOOT = struct.Struct("<QI"), struct.Struct("<I")
 _DELTA = 0xA282EAD8
 
 
-def masked_crc(data: bytes) -> int:
+def masked_crc32c(data: bytes) -> int:
     """CRC-32C of some bytes as it stands in a file: rotated, plus a constant."""
     crc = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + _DELTA) & 0xFFFFFFFF
@@ -43,7 +43,7 @@ class File(InstanceFile):
         """The length of a record, and the checksum of that."""
         if len(head) < _HEAD.size:
             return False
-        return _HEAD.unpack_from(head)[1] == masked_crc(head[:8])
+        return _HEAD.unpack_from(head)[1] == masked_crc32c(head[:8])
 
     def size(self) -> int:
         """Bytes; of a compressed file about."""
@@ -93,7 +93,7 @@ class _Frames:
         while self.end + _HEAD.size <= len(data) and not self.is_lost:
             length, crc = _HEAD.unpack_from(data, self.end)
             start = self.end + _HEAD.size
-            if crc != masked_crc(data[self.end : self.end + 8]) or length > _MAX_BYTES:
+            if crc != masked_crc32c(data[self.end : self.end + 8]) or length > _MAX_BYTES:
                 self._lose(len(data), "the checksum of its length is wrong")
             elif start + length + _FOOT.size <= len(data):
                 self._add(data, start, start + length)
@@ -103,7 +103,7 @@ class _Frames:
             self._lose(len(data), "the file ends inside of it")
 
     def _add(self, data: bytes, start: int, end: int) -> None:
-        if _FOOT.unpack_from(data, end)[0] != masked_crc(data[start:end]):
+        if _FOOT.unpack_from(data, end)[0] != masked_crc32c(data[start:end]):
             self.problems[len(self.starts)] = "the checksum of its data is wrong"
         self.starts.append(start)
         self.ends.append(end)
@@ -165,9 +165,9 @@ class Writer(InstanceWriter):
             length = struct.pack("<Q", end - start)
             parts += [
                 length,
-                _FOOT.pack(masked_crc(length)),
+                _FOOT.pack(masked_crc32c(length)),
                 message,
-                _FOOT.pack(masked_crc(message)),
+                _FOOT.pack(masked_crc32c(message)),
             ]
         self._file.write(b"".join(parts))
 

@@ -13,9 +13,9 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-import google_crc32c
 import pyarrow
 
+from ds_bert.bridges.tfrecord import masked_crc32c
 from ds_bert.errors import CheckpointError
 
 PLAIN, SNAPPY = 0, 1
@@ -23,15 +23,6 @@ _MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
 _FOOTER, _TRAILER = 48, 5  # bytes
 _RESTART_INTERVAL = 16
 _MAX_BLOCK = 1 << 26  # bytes of a block that is unpacked
-
-
-def masked_crc32c(data: bytes) -> int:
-    """Checksum as TensorFlow stores it: rotated and shifted, so that it can lie in what it checks.
-
-    Source: tensorflow/core/lib/hash/crc32c.h.
-    """
-    crc = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def read_table(path: Path) -> dict[bytes, bytes]:

@@ -14,15 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ds_bert.bridges.tfrecord import masked_crc32c
 from ds_bert.errors import CheckpointError
 from ds_bert.progress import Progress
-from ds_bert.weights.sstable import (
-    make_varint,
-    masked_crc32c,
-    read_table,
-    read_varint,
-    write_table,
-)
+from ds_bert.weights.sstable import make_varint, read_table, read_varint, write_table
 
 FLOAT = 1
 DTYPES = {  # of tensorflow/core/framework/types.proto

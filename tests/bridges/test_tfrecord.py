@@ -11,7 +11,7 @@ from data_util import read_json
 from ds_bert.bridges.example import FEATURES, decode
 from ds_bert.bridges.exporting import export
 from ds_bert.bridges.importing import ImportOptions, import_data_set
-from ds_bert.bridges.tfrecord import masked_crc
+from ds_bert.bridges.tfrecord import masked_crc32c
 from ds_bert.dataset.store import TokenStore
 from ds_bert.dataset.verify import verify
 from ds_bert.errors import DataError
@@ -38,7 +38,7 @@ def frames(data):
 
 def frame(message):
     length = struct.pack("<Q", len(message))
-    crcs = [struct.pack("<I", masked_crc(part)) for part in (length, message)]
+    crcs = [struct.pack("<I", masked_crc32c(part)) for part in (length, message)]
     return length + crcs[0] + message + crcs[1]
 
 

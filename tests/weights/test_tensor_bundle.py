@@ -5,9 +5,10 @@ import pytest
 import torch
 from weights_util import crc32c, table, write_bundle
 
+from ds_bert.bridges.tfrecord import masked_crc32c
 from ds_bert.errors import CheckpointError
 from ds_bert.weights import tensor_bundle
-from ds_bert.weights.sstable import make_varint, masked_crc32c, read_table, read_varint, write_table
+from ds_bert.weights.sstable import make_varint, read_table, read_varint, write_table
 from ds_bert.weights.tensor_bundle import TensorBundle
 
 ENTRIES = [(f"layer_{n:03d}/{'kernel' * (n % 3)}".encode(), bytes([n]) * n) for n in range(90)]
