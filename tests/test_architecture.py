@@ -16,7 +16,7 @@ ROOMS = (
     *("errors", "files", "progress", "config", "recipes", "compiled", "retries"),
     *("launcher", "distributed"),
     *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing"),
-    "deepspeed_files",
+    *("deepspeed_files", "preflight"),
     *("model", "optim", "checkpoint", "weights", "evaluation", "guards", "divergence", "training"),
     "commands",
     *("train", "evaluate"),  # doors

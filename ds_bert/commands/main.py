@@ -16,6 +16,7 @@ COMMANDS = {  # module of each
     "create-vocab": "create_vocab",
     "preprocess": "preprocess",
     "inspect": "inspect_data",
+    "preflight": "preflight",
     "train": "train",
     "evaluate": "evaluate",
     "export": "export_hf",

@@ -29,13 +29,14 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
 
 
 def parse_command_line(
-    argv: list[str] | None = None, prog: str | None = None
+    argv: list[str] | None = None, prog: str | None = None, world_size: int | None = None
 ) -> tuple[TrainingConfig, dict[str, Any]]:
     """Read the command line and the recipe that it names.
 
     Args:
         argv: arguments without the program's name; None: those of the process.
         prog: the program's name in messages; None: that of the script.
+        world_size: number of ranks; None: that of the launcher.
 
     Returns:
         the typed configuration, and DeepSpeed's part of the JSON: as it stands in the file, but for
@@ -66,7 +67,7 @@ def parse_command_line(
         help="this recipe with batches of N sequences: rates by the square root, as many sequences",
     )
     flags = parser.parse_args(argv)
-    recipe, section = _read(flags.ds_config, flags.scale_train_batch_size)
+    recipe, section = _read(flags.ds_config, flags.scale_train_batch_size, world_size)
     parser.set_defaults(**section)
     values = vars(parser.parse_args(argv))
     _override_warmup(values, section)
@@ -75,13 +76,15 @@ def parse_command_line(
     return TrainingConfig(**{name: values[name] for name in _FIELDS}), recipe
 
 
-def _read(name: str, batch: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read(
+    name: str, batch: int | None, num_ranks: int | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """A recipe in ds_bert's terms, scaled if a batch is given; rank 0 tells what was changed."""
     recipe = load_json(recipes.find(name))
     section = recipe.pop(SECTION, {})
     check_keys(section, _FIELDS, f'section "{SECTION}"')
     rank, world_size = launcher.place()
-    recipe, section, notes = translate(recipe, section, world_size)
+    recipe, section, notes = translate(recipe, section, num_ranks or world_size)
     if batch is not None:
         recipe, section = recipes.scale(recipe, section, batch)
         notes.append(section["description"])
