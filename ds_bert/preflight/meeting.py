@@ -10,11 +10,19 @@ from ds_bert.preflight.compare import names
 from ds_bert.preflight.line import BAD, OK, SKIP, Line, by_faults
 
 STAGES = ("none", "started", "came", "met", "done")  # of a rank, in order
+# What a rank that came no farther than a stage did not do, and where it was if it failed.
 _DID_NOT = {
     "none": "did not start",
-    "started": "did not come to",
-    "came": "came to {address}, but did not get through to the others from",
-    "met": "met, but was not done in time at",
+    "started": "did not come to {address}",
+    "came": "came to {address}, but did not get through to the others",
+    "met": "met the others, but was not done",
+}
+_WHERE = {
+    "none": "at its start",
+    "started": "on its way to {address}",
+    "came": "on its way to the others",
+    "met": "in the all-reduce",
+    "done": "at its end",
 }
 
 
@@ -26,13 +34,14 @@ def judge_answers(hosts: Sequence[str], reasons: Mapping[str, str], seconds: flo
 
 
 def judge_clock(clocks: Mapping[str, tuple[float, float]], limit: float) -> Line:
-    """Clocks against their median.
+    """Clocks against their median; of two hosts, against that of the first.
 
     Args:
         clocks: seconds ahead of this machine, and how far off that may be, by host.
         limit: seconds that do not matter.
     """
-    middle = median(ahead for ahead, _ in clocks.values())
+    aheads = [ahead for ahead, _ in clocks.values()]
+    middle = median(aheads) if len(aheads) > 2 else aheads[0]
     off = {host: ahead - middle for host, (ahead, _) in clocks.items()}
     faults = {
         host: f"{abs(seconds):.1f} s {'ahead' if seconds > 0 else 'behind'}"
@@ -125,20 +134,24 @@ def judge_all_reduce(
     last = min((rank["stage"] for rank in told), key=STAGES.index)
     if last == "done" and not any("error" in rank for rank in told):
         return Line(OK, "all-reduce", _figures(told, address))
-    # The hosts of those ranks that came least far, or have told an error, are at fault.
-    faults = {host: _fault(found, last, address, seconds) for host, found in ranks.items()}
+    behind = [r for r in told if r["stage"] == last and (last != "done" or "error" in r)]
+    # Others only wait for a rank that says why it failed.
+    guilty = [rank for rank in behind if rank.get("error")] or behind
+    faults = {
+        host: _fault([rank for rank in found if rank in guilty], last, address, seconds)
+        for host, found in ranks.items()
+    }
     return by_faults("all-reduce", faults, "", "look for a firewall, and at its network interface")
 
 
 def _fault(ranks: Sequence[Mapping[str, Any]], last: str, address: str, seconds: float) -> str:
-    is_end = last == "done"  # somebody failed after all was done
-    behind = [rank for rank in ranks if rank["stage"] == last and (not is_end or "error" in rank)]
-    if not behind:
+    if not ranks:
         return ""
-    error = next((rank["error"] for rank in behind if rank.get("error")), "")
-    which = f"rank {names([str(rank['rank']) for rank in behind])}"
-    what = _DID_NOT.get(last, "failed at").format(address=address)
-    return f"{which} {what} {address} within {seconds:.0f} s" + (f" ({error})" if error else "")
+    which = f"rank {names([str(rank['rank']) for rank in ranks])}"
+    if error := ranks[0].get("error"):
+        return f"{which} failed {_WHERE[last].format(address=address)}: {error}"
+    what = _DID_NOT.get(last, "was not done").format(address=address)
+    return f"{which} {what} within {seconds:.0f} s"
 
 
 def _figures(told: Sequence[Mapping[str, Any]], address: str) -> str:

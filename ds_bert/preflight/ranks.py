@@ -8,6 +8,8 @@ import tempfile
 from contextlib import suppress
 from typing import IO, Any
 
+_LONGEST = 300  # characters of an error
+
 
 class Ranks:
     """Processes started as DeepSpeed starts them.
@@ -89,4 +91,4 @@ def _error(process: "subprocess.Popen[bytes]", file: IO[str]) -> dict[str, str]:
         return {}
     file.seek(0)
     lines = [line.strip() for line in file if line.strip()]
-    return {"error": lines[-1] if lines and process.returncode > 0 else ""}
+    return {"error": lines[-1][:_LONGEST] if lines and process.returncode > 0 else ""}

@@ -18,6 +18,7 @@ from ds_bert.config import TrainingConfig
 from ds_bert.divergence.left_out import roll_back
 from ds_bert.errors import ConfigurationError
 from ds_bert.guards.agreement import machine, require_agreement
+from ds_bert.guards.hosts import warn_about_hosts
 from ds_bert.guards.lock import RunLock
 from ds_bert.guards.watchdog import Watchdog
 from ds_bert.model import pretrained
@@ -56,6 +57,7 @@ def _run(config: TrainingConfig, recipe: dict[str, Any], device: torch.device) -
 def _plan(config: TrainingConfig, recipe: dict[str, Any], device: torch.device) -> Plan:
     plan = make_plan(config, recipe)
     require_agreement(machine() | what_all_compute(plan))
+    warn_about_hosts()
     return micro_batch.settle(plan, device, build_engine)
 
 

@@ -1,5 +1,7 @@
 """What hosts say of each other."""
 
+import re
+
 import pytest
 
 from ds_bert.preflight.line import BAD, OK
@@ -85,11 +87,21 @@ def test_all_reduce():
 
 
 STUCK = {
-    "did not start": {"r2": {"stage": "none", "error": "No module named torch"}},
-    "did not come to": {"r3": {"stage": "started"}, "r0": {"stage": "came"}},
-    "did not get through": {"r2": {"stage": "came"}},
-    "was not done in time": {"r2": {"stage": "met"}},
-    "failed at": {"r2": {"error": "the sum over ranks is 7.0: wrong"}},
+    "failed at its start: No module named torch": {
+        "r2": {"stage": "none", "error": "No module named torch"}
+    },
+    "failed on its way to the others: no docker0": {
+        "r0": {"stage": "came"},
+        "r1": {"stage": "came", "error": ""},
+        "r2": {"stage": "came", "error": "no docker0"},
+    },
+    "did not come to 10.0.0.1:29500 within 50 s": {
+        "r3": {"stage": "started"},
+        "r0": {"stage": "came"},
+    },
+    "came to 10.0.0.1:29500, but did not get through to the others": {"r2": {"stage": "came"}},
+    "met the others, but was not done within 50 s": {"r2": {"stage": "met"}},
+    "failed at its end: the sum is 7.0": {"r2": {"error": "the sum is 7.0"}},
 }
 
 
@@ -97,10 +109,8 @@ STUCK = {
 def test_all_reduce_names_the_host_that_is_behind(what):
     line = judge_all_reduce(ranks(**STUCK[what]), {}, "10.0.0.1:29500", 50)
     assert line.state == BAD
-    assert line.text.startswith("host1: rank ") and "host0" not in line.text
-    assert what in line.text and "within 50 s" in line.text
-    told = [rank["error"] for rank in STUCK[what].values() if "error" in rank]
-    assert all(f"({error})" in line.text for error in told)
+    assert re.match(r"host1: rank [23] ", line.text) and "host0" not in line.text
+    assert what in line.text
 
 
 def test_a_host_that_goes_meanwhile():
