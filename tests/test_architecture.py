@@ -16,7 +16,7 @@ ROOMS = (
     *("errors", "files", "progress", "config", "recipes", "compiled", "retries"),
     *("launcher", "distributed"),
     *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing", "bridges"),
-    *("deepspeed_files", "dialects"),
+    *("deepspeed_files", "dialects", "preflight"),
     *("model", "optim", "checkpoint", "weights", "evaluation", "guards", "divergence", "training"),
     "commands",
     *("train", "evaluate"),  # doors
@@ -24,6 +24,7 @@ ROOMS = (
 HEAVY = {"torch", "deepspeed", "transformers"}
 LIGHT = ROOMS[: ROOMS.index("distributed")] + ROOMS[ROOMS.index("rng") : ROOMS.index("model")]
 LINES, MODULES = 300, 12  # of a file; of a folder
+DOORS = 16  # of a folder that holds a file for each command, and no logic
 
 
 def modules() -> dict[str, Path]:
@@ -113,7 +114,7 @@ def test_kernels_is_no_package_of_that_name():
 def test_files_and_rooms_are_small():
     for folder in (HOUSE, *HOUSE.glob("*/"), ROOT / "kernels", ROOT / "scripts"):
         files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
-        assert len(files) <= MODULES, folder
+        assert len(files) <= (DOORS if folder.name in ("commands", "scripts") else MODULES), folder
         for path in files:
             assert len(path.read_text(encoding="utf-8").splitlines()) <= LINES, path
 

@@ -17,6 +17,7 @@ COMMANDS = {  # module of each
     "preprocess": "preprocess",
     "convert-data": "convert_data",
     "inspect": "inspect_data",
+    "preflight": "preflight",
     "train": "train",
     "evaluate": "evaluate",
     "export": "export_hf",

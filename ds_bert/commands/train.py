@@ -54,13 +54,14 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
 
 
 def parse_command_line(
-    argv: list[str] | None = None, prog: str | None = None
+    argv: list[str] | None = None, prog: str | None = None, world_size: int | None = None
 ) -> tuple[TrainingConfig, dict[str, Any]]:
     """Read the command line and the recipe that it names.
 
     Args:
         argv: arguments without the program's name; None: those of the process.
         prog: the program's name in messages; None: that of the script.
+        world_size: number of ranks; None: that of the launcher.
 
     Returns:
         the typed configuration, and DeepSpeed's part of the JSON: as it stands in the file, but for
@@ -75,7 +76,7 @@ def parse_command_line(
     parser = _parser(prog, is_own)
     start = _own_start(parser, argv) if is_own else _foreign_start(argv)
     flags = parser.parse_args(start.argv)
-    recipe, section = _in_our_terms(start, flags.scale_train_batch_size)
+    recipe, section = _in_our_terms(start, flags.scale_train_batch_size, world_size)
     parser.set_defaults(**section)
     values = vars(parser.parse_args(start.argv))
     _override_warmup(values, section)
@@ -135,11 +136,13 @@ def _foreign_start(argv: list[str]) -> Start:
     return Start(recipe, recipe.pop(SECTION, {}), rest)
 
 
-def _in_our_terms(start: Start, batch: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
+def _in_our_terms(
+    start: Start, batch: int | None, num_ranks: int | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """A recipe in ds_bert's terms, scaled if a batch is given; rank 0 tells what was changed."""
     check_keys(start.section, _FIELDS, f'section "{SECTION}"')
     rank, world_size = launcher.place()
-    recipe, section, notes = translate(start.recipe, start.section, world_size)
+    recipe, section, notes = translate(start.recipe, start.section, num_ranks or world_size)
     if batch is not None:
         recipe, section = recipes.scale(recipe, section, batch)
         notes.append(section["description"])

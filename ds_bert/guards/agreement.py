@@ -7,21 +7,17 @@ error.
 """
 
 import platform
-from collections import Counter
 from collections.abc import Iterator
-from importlib.metadata import version
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 from torch import Tensor
 
 from ds_bert import distributed
 from ds_bert.errors import ConfigurationError, RankFailed
+from ds_bert.preflight import software
+from ds_bert.preflight.compare import majority
 
-PACKAGES = ("torch", "deepspeed", "transformers", "numpy", "numba")
 _SHOWN = 5  # fields named in a message
 _CHUNK = 1 << 18  # elements at a time: temporary values stay in a cache
 _ODD = 0x1E3779B97F4A7C15  # any large odd number
@@ -29,9 +25,9 @@ _ODD = 0x1E3779B97F4A7C15  # any large odd number
 
 def machine() -> dict[str, Any]:
     """What runs on this rank: versions and a hash over the sources."""
-    packages = {name: version(name) for name in PACKAGES}
     python = ".".join(platform.python_version_tuple()[:2])
-    return {"python": python, "packages": packages, "sources of ds_bert": _hash_of_sources()}
+    sources = software.hash_of_sources()
+    return {"python": python, "packages": software.packages(), "sources of ds_bert": sources}
 
 
 def require_agreement(facts: dict[str, Any]) -> None:
@@ -71,11 +67,6 @@ def differences(names: tuple[str, ...], values: tuple[dict[str, Any], ...]) -> l
     return lines
 
 
-def majority(values: list[Any]) -> Any:
-    """What most ranks have; in a tie, the value that comes first."""
-    return Counter(values).most_common(1)[0][0]
-
-
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for key, item in value.items():
@@ -93,18 +84,6 @@ def _may_differ() -> dict[str, Any]:
 def _warn(found: list[str]) -> None:
     for line in found:
         distributed.log(f"warning: hosts differ, {line}")
-
-
-def _hash_of_sources() -> str:
-    """Over names and contents; a checkout and an installed wheel of it give the same."""
-    digest = xxhash.xxh3_128()
-    for package in ("ds_bert", "ds_bert_kernels"):
-        spec = find_spec(package)
-        for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
-            for path in sorted(Path(folder).rglob("*.py")):
-                digest.update(path.relative_to(folder).as_posix().encode())
-                digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def require_equal_replicas(model: torch.nn.Module, position: dict[str, int]) -> None:

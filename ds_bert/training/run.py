@@ -3,9 +3,7 @@
 import io
 import json
 import platform
-import subprocess
 from contextlib import redirect_stdout
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +17,15 @@ from ds_bert.checkpoint.state import load_checkpoint
 from ds_bert.config import TrainingConfig
 from ds_bert.divergence.left_out import roll_back
 from ds_bert.errors import ConfigurationError
-from ds_bert.guards.agreement import PACKAGES, machine, require_agreement
+from ds_bert.guards.agreement import machine, require_agreement
+from ds_bert.guards.hosts import warn_about_hosts
 from ds_bert.guards.lock import RunLock
 from ds_bert.guards.watchdog import Watchdog
 from ds_bert.model import pretrained
 from ds_bert.optim.bf16_optimizer import waitless
 from ds_bert.optim.optimizers import build_optimizer
 from ds_bert.optim.schedules import build_scheduler
+from ds_bert.preflight import software
 from ds_bert.training import micro_batch
 from ds_bert.training.describe import as_record, describe, what_all_compute
 from ds_bert.training.plan import Plan, make_plan
@@ -57,6 +57,7 @@ def _run(config: TrainingConfig, recipe: dict[str, Any], device: torch.device) -
 def _plan(config: TrainingConfig, recipe: dict[str, Any], device: torch.device) -> Plan:
     plan = make_plan(config, recipe)
     require_agreement(machine() | what_all_compute(plan))
+    warn_about_hosts()
     return micro_batch.settle(plan, device, build_engine)
 
 
@@ -129,9 +130,9 @@ def _record(plan: Plan) -> None:
     folder = Path(plan.config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     record = as_record(plan) | {
-        "versions": {"ds_bert": __version__, **{name: version(name) for name in PACKAGES}},
+        "versions": {"ds_bert": __version__, **software.packages()},
         "python": platform.python_version(),
-        "commit": _commit(),
+        "commit": software.commit(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
     text = json.dumps(record, indent=2, default=str) + "\n"
@@ -142,17 +143,3 @@ def _record(plan: Plan) -> None:
             f"{folder}: config.json cannot be written ({error.strerror}); make room, or choose "
             "another output_dir"
         ) from None
-
-
-def _commit() -> str | None:
-    """The commit of the sources, "-dirty" where they have changed since; None outside of git."""
-    git = ["git", "-C", str(Path(__file__).parents[1])]
-    commands = ([*git, "rev-parse", "HEAD"], [*git, "status", "--porcelain", ".", "../kernels"])
-    try:
-        commit, changes = (
-            subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-            for command in commands
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return f"{commit}-dirty" if changes else commit

@@ -6,7 +6,9 @@ from distributed_util import run_ranks
 from ds_bert import distributed
 from ds_bert.errors import ConfigurationError
 from ds_bert.guards import agreement
-from ds_bert.guards.agreement import differences, machine, majority, require_agreement
+from ds_bert.guards.agreement import differences, machine, require_agreement
+from ds_bert.preflight import software
+from ds_bert.preflight.compare import majority
 
 NAMES = ("rank 0 (a)", "rank 1 (b)", "rank 2 (c)")
 
@@ -64,7 +66,7 @@ def test_sources_are_part_of_what_is_compared(tmp_path, monkeypatch):
     class Spec:
         submodule_search_locations = (str(tmp_path),)
 
-    monkeypatch.setattr(agreement, "find_spec", lambda name: Spec)
+    monkeypatch.setattr(software, "find_spec", lambda name: Spec)
     one = machine()["sources of ds_bert"]
     (tmp_path / "module.py").write_text("x = 2\n")
     assert len({before, one, machine()["sources of ds_bert"]}) == 3

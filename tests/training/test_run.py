@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import subprocess
 
 import pytest
 from data_util import exit_code
@@ -11,7 +10,7 @@ from training_util import make_data, write_recipe
 from ds_bert import __version__
 from ds_bert.commands.train import main
 from ds_bert.config import MICRO_BATCH
-from ds_bert.training import micro_batch_trial, run, trainer
+from ds_bert.training import micro_batch_trial, trainer
 
 
 @pytest.mark.usefixtures("one_process_group")
@@ -45,25 +44,3 @@ def test_a_folder_that_is_not_installed_trains(tmp_path, golden, monkeypatch):
     record = json.loads((tmp_path / "run/config.json").read_text())
     assert record["versions"]["ds_bert"] == __version__
     assert record["versions"]["numpy"] == distribution("numpy").version
-
-
-def git(folder, *words):
-    name = ("-c", "user.name=a", "-c", "user.email=a@b")
-    subprocess.run(["git", *name, "-C", folder, *words], check=True, capture_output=True)
-
-
-def test_the_commit_tells_whether_the_sources_have_changed(tmp_path, monkeypatch):
-    source = tmp_path / "ds_bert/training/run.py"
-    source.parent.mkdir(parents=True)
-    source.write_text("x = 1\n")
-    monkeypatch.setattr(run, "__file__", str(source))
-    assert run._commit() is None
-    git(tmp_path, "init")
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "-m", "one")
-    commit = run._commit()
-    assert len(commit) == 40
-    (tmp_path / "notes.txt").write_text("no source")
-    assert run._commit() == commit
-    source.write_text("x = 2\n")
-    assert run._commit() == f"{commit}-dirty"

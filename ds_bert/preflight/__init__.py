@@ -1,0 +1,1 @@
+"""What can be known of hosts before a run starts on them."""
