@@ -210,4 +210,10 @@ def _check_tensors(folder: Path, found: list[dict[str, torch.Size]], groups: lis
 
 def _map(path: Path) -> Any:
     """A file's content, whose tensors are read when they are copied."""
-    return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    try:
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except RuntimeError as error:  # no zip file
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path} cannot be mapped ({reason}); name another checkpoint"
+        ) from None
