@@ -70,24 +70,25 @@ def load_resharded(checkpoint: Checkpoint, engine: Any) -> dict[str, Any]:
     Raises:
         CheckpointError: a file is missing, or they are not of this model and optimizer.
     """
-    folder, groups = checkpoint.folder / ENGINE, _groups(engine)
+    folder, wrapper, groups = checkpoint.folder / ENGINE, engine.optimizer, _groups(engine)
     states = _map(folder / MODEL_STATES)
     sizes = [sum(tensor.numel() for tensor in group.values()) for group in groups]
-    inner = getattr(engine.optimizer, "optimizer", engine.optimizer)  # nothing around at stage 0
+    was_partitioned, is_partitioned = checkpoint.facts["zero_stage"] > 0, engine.zero_optimization()
+    inner = wrapper.optimizer if is_partitioned else wrapper
     inner.state.clear()  # moments that are there already would take their room twice
-    held = list(_held(inner, engine.zero_optimization()))
-    if checkpoint.facts["zero_stage"] == 0:
-        fill(held, _tensors(states, groups), sizes)
-    else:
+    held = list(_held(inner, is_partitioned))
+    if was_partitioned:
         paths = optimizer_files(folder)
         check_number(folder, checkpoint.facts["world_size"], len(paths))
         _check_tensors(folder, states["param_shapes"], groups)
         fill(held, _partitions(paths, sizes, held), sizes)
-        if engine.zero_optimization():
-            engine.optimizer._load_global_state(_map(paths[0])[OPTIMIZER])  # the loss scale
+    else:
+        fill(held, _tensors(states, groups), sizes)
     _hand_over(inner, held)
-    if engine.zero_optimization():
-        engine.optimizer.update_lp_params()
+    if was_partitioned and is_partitioned:
+        wrapper._load_global_state(_map(paths[0])[OPTIMIZER])  # the loss scale
+    if is_partitioned:
+        wrapper.update_lp_params()
     return states
 
 
@@ -119,6 +120,8 @@ def _copy_overlap(source: Slice, target: Slice, size: int) -> int:
     """Copy what two slices of a group of `size` have in common; returns how many elements."""
     begin = max(source.start, target.start)
     length = max(0, min(source.upto(size), target.upto(size)) - begin)
+    if not length and target.state:
+        return 0
     if length:
         target.part(target.weights, begin, length).copy_(source.part(source.weights, begin, length))
     for name, values in source.state.items():
