@@ -51,7 +51,7 @@ class TrainingConfig:
         "(random weights), or a Hugging Face folder or id (its weights)",
     )
     objective: str = option(
-        "mlm+nsp", "what to train for: mlm+nsp, or mlm (masked-LM alone); as the data are made for"
+        "mlm+nsp", "mlm+nsp, mlm+sop (sentence order) or mlm (alone): as the data are made for"
     )
     train_data: str = option("data/train", "data set folder made by scripts/preprocess.py")
     validation_data: str = option("data/validation", 'data set folder, "" for no validation')
@@ -83,11 +83,19 @@ class TrainingConfig:
     do_whole_word_mask: bool | None = option(
         None, "mask all pieces of a word or none; default: the data set's"
     )
+    masking_unit: str | None = option(
+        None, "mask piece, word, ngram (1 to 3 words) or span (1 to 10); default: the data set's"
+    )
     mask_replace_prob: float | None = option(
         None, "share of the masked tokens shown as [MASK]; default 0.8"
     )
     random_replace_prob: float | None = option(
         None, "share of the masked tokens shown as a random token; default 0.1"
+    )
+    corpus_weights: str | None = option(
+        None,
+        "shares of the samples for the corpora of the data set, such as en=2,de=1; size: each row "
+        "once in an epoch; default: the data set's",
     )
     seed: int = option(42, "seed of weights, dropout, sample order and masks")
     log_interval: int = option(10, "optimizer steps between two lines of the log")

@@ -11,6 +11,7 @@ from transformers import BertConfig
 from ds_bert.checkpoint.folder import Checkpoint
 from ds_bert.dataset.options import MLM_NSP
 from ds_bert.errors import CheckpointError
+from ds_bert.instances.mixture import BY_SIZE
 from ds_bert.model import pretrained
 
 # The state is cut anew where these differ (`ds_bert.checkpoint.resharding`), so they may.
@@ -19,7 +20,11 @@ LAYOUT = ("zero_stage", "world_size")
 MOMENTS = ("objective", "optimizer", "precision")
 OWN_MASKS = "as the data set says"  # the fact "masks" of a run that changes nothing about them
 # By name of a fact that older checkpoints do not have: what those were written with.
-BEFORE: dict[str, Any] = {"objective": MLM_NSP, "masks": OWN_MASKS}
+BEFORE: dict[str, Any] = {
+    "objective": MLM_NSP,
+    "masks": OWN_MASKS,
+    "corpus_weights": BY_SIZE,
+}
 
 
 def check_resume(facts: dict[str, Any], checkpoint: Checkpoint) -> None:

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from ds_bert.commands.parser import add_negation, new_parser
-from ds_bert.text.inputs import TEXT_COLUMN, find_inputs
+from ds_bert.text.inputs import TEXT_COLUMN, find_corpora
 from ds_bert.tokenizer.learn import MIN_FREQUENCY, count_words, learn_vocabulary
 from ds_bert.tokenizer.vocabulary import Vocabulary, read_model_vocabulary
 
@@ -72,11 +72,14 @@ def parse(argv: list[str] | None, prog: str | None = None) -> argparse.Namespace
 
 def learn(options: argparse.Namespace) -> Vocabulary:
     """Learn from the input files and say how the vocabulary fits them."""
-    inputs = find_inputs(
+    corpora = find_corpora(
         options.input_file,
         text_column=options.text_column,
         leave_out=options.vocab_file,  # data/*.txt also finds the vocabulary of an earlier run
     )
+    if any(corpus.weight is not None for corpus in corpora):
+        print("weights of corpora are for training; for the vocabulary all text counts as it is")
+    inputs = [source for corpus in corpora for source in corpus.inputs]
     counts = count_words(inputs, options.do_lower_case, options.errors == "ignore")
     learned = learn_vocabulary(
         counts, options.vocab_size, options.min_frequency, options.max_alphabet

@@ -41,7 +41,10 @@ def lines(store: TokenStore, options: argparse.Namespace) -> Iterator[str]:
     only_ascii = not sys.stdout.encoding.lower().startswith("utf")
     limit = options.limit if options.limit is not None else 10 * is_text
     for number, example in enumerate(examples(table, limit or None)):
-        yield f"#{number}: {as_text(example)}" if is_text else as_json(example, only_ascii)
+        if is_text:
+            yield f"#{number}: {as_text(example, table.options.objective)}"
+        else:
+            yield as_json(example, only_ascii)
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:

@@ -9,12 +9,15 @@
       document_sentence_offsets.npy   uint64 [documents + 1]
       seq128/instances.npy            rows of INSTANCE_DTYPE
       seq128/masked_*.npy             only where masks are stored
+      left_out.npy                    uint64: numbers of documents of the input that were left out
       report.html                     figures of the corpus, for people
 
 Special tokens, padding, segment ids and labels are not stored: they follow from the ranges.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from itertools import accumulate
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +26,7 @@ from ds_bert import files
 
 FORMAT, VERSION = "ds_bert token store", 1
 META, VOCABULARY, TOKENS = files.DATA_SET, "vocab.txt", "tokens.npy"
+LEFT_OUT = "left_out"  # documents of the input that are not in the data set
 
 SENTENCE_END_DTYPE = np.dtype("<u4")
 OFFSET_DTYPE = np.dtype("<u8")
@@ -34,7 +38,7 @@ INSTANCE_DTYPE = np.dtype(
         ("b_start", "<u8"),
         ("a_length", "<u2"),
         ("b_length", "<u2"),
-        ("is_random_next", "u1"),
+        ("is_random_next", "u1"),  # objective mlm+sop: whether A and B are swapped
         ("reserved", "u1", (3,)),
     ]
 )
@@ -54,6 +58,46 @@ class Documents(NamedTuple):
     sentence_ends: NDArray[np.uint32]
     token_offsets: NDArray[np.uint64]
     sentence_offsets: NDArray[np.uint64]
+
+    def part(self, corpus: "Corpus") -> Self:
+        """The documents of one corpus, numbered from 0."""
+        ends = slice(corpus.first, corpus.last + 1)
+        return self._replace(
+            token_offsets=self.token_offsets[ends], sentence_offsets=self.sentence_offsets[ends]
+        )
+
+
+class Corpus(NamedTuple):
+    """One of several corpora that a data set is made of: neighbours among its documents or rows.
+
+    Attributes:
+        name: of the corpus; empty where there is only one.
+        weight: its share of the samples of a run, relative to those of the others; None: not given.
+        first: number of its first item.
+        last: the one after its last item.
+    """
+
+    name: str
+    weight: float | None
+    first: int
+    last: int
+
+    @property
+    def size(self) -> int:
+        """Number of items."""
+        return self.last - self.first
+
+    @property
+    def items(self) -> slice:
+        """Its items, in an array of those of all."""
+        return slice(self.first, self.last)
+
+
+def neighbours(corpora: Iterable[Corpus], sizes: Iterable[int]) -> list[Corpus]:
+    """The same corpora with so many items each, one after the other."""
+    ends = list(accumulate(sizes, initial=0))
+    stretches = zip(corpora, ends[:-1], ends[1:], strict=True)
+    return [corpus._replace(first=first, last=last) for corpus, first, last in stretches]
 
 
 class StoredMasks(NamedTuple):

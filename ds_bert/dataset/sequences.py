@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ds_bert.dataset.documents import DocumentRun
 from ds_bert.dataset.format import INSTANCE_DTYPE, POSITION_DTYPE, SENTENCE_END_DTYPE
-from ds_bert.dataset.options import MLM_NSP, InstanceOptions
+from ds_bert.dataset.options import InstanceOptions
 from ds_bert.dataset.tables import MaskChunk, RowChunk
 from ds_bert.errors import DataError
 
@@ -24,7 +24,8 @@ class SequenceChunk(NamedTuple):
             the token of the text (the label), not what the model sees.
         a_lengths: [N], tokens of each A.
         b_lengths: [N], tokens of each B.
-        is_random_next: [N], 0 where B follows A in its text, 1 where it does not.
+        is_random_next: [N], 0 where B follows A in its text, 1 where it does not, or (objective
+            mlm+sop) where A follows B.
         masks: theirs, or None where masks are made for each batch.
     """
 
@@ -108,7 +109,7 @@ def _text_rules(
 ) -> Iterator[_Rule]:
     tokens, a_lengths, b_lengths, is_random_next = (array.astype(np.int64) for array in chunk[:4])
     lengths, numbers = a_lengths + b_lengths, np.arange(len(a_lengths))
-    if options.objective == MLM_NSP:
+    if options.has_pairs:
         yield numbers, np.minimum(a_lengths, b_lengths) > 0, "segments of one token or more"
     else:
         one = (a_lengths > 0) & (b_lengths == 0)
@@ -124,7 +125,7 @@ def _mask_rules(
     chunk: SequenceChunk, masks: MaskChunk, options: InstanceOptions, vocabulary_size: int
 ) -> Iterator[_Rule]:
     counts, positions, replacements = (array.astype(np.int64) for array in masks)
-    numbers, limit = np.arange(len(counts)), options.max_predictions_per_seq
+    numbers, limit = np.arange(len(counts)), options.max_masks
     yield numbers, (counts >= 0) & (counts <= limit), f"at most {limit} masked tokens"
     owners = np.repeat(numbers, counts)
     separators = 1 + chunk.a_lengths.astype(np.int64)

@@ -15,10 +15,12 @@ from ds_bert.dataset.format import (
     META,
     VERSION,
     VOCABULARY,
+    Corpus,
     Documents,
     StoredMasks,
     document_arrays,
     mask_arrays,
+    neighbours,
     row_array,
 )
 from ds_bert.dataset.npy import read_npy
@@ -37,12 +39,14 @@ class InstanceTable:
         rows: INSTANCE_DTYPE [N].
         options: how the instances were made.
         masks: stored masks, or None when masks are made for each batch.
+        corpora: which rows are of which corpus, in order; none where the text has no such parts.
     """
 
     store: "TokenStore"
     rows: NDArray
     options: InstanceOptions
     masks: StoredMasks | None
+    corpora: tuple[Corpus, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -140,6 +144,7 @@ class TokenStore:
         with _damaged_meta(self.folder):
             length = self.meta["lengths"][str(max_seq_length)]
             options = InstanceOptions(**length["options"])
+            corpora = self._corpora(length)
             num_instances, num_masked = length["num_instances"], length["num_stored_masks"]
             parts: dict[str, Any] = {row_array(max_seq_length): (INSTANCE_DTYPE, num_instances)}
             names = mask_arrays(max_seq_length, self.vocabulary.token_dtype)
@@ -150,7 +155,18 @@ class TokenStore:
         masks = StoredMasks(*stored) if stored else None
         if masks is not None:
             _check_last(self.folder, list(names)[-1], masks.offsets, num_masked)
-        return InstanceTable(self, rows, options, masks)
+        return InstanceTable(self, rows, options, masks, corpora)
+
+    def _corpora(self, length: dict[str, Any]) -> tuple[Corpus, ...]:
+        """Rows of each corpus, by what meta.json says of one sequence length."""
+        records = self.meta.get("corpora", [])
+        if not records:
+            return ()
+        corpora = [Corpus(record["name"], record["weight"], 0, 0) for record in records]
+        numbers = [length["corpora"][corpus.name] for corpus in corpora]
+        if min(numbers) < 1 or sum(numbers) != length["num_instances"]:
+            raise ValueError(f"instances of corpora: {numbers}")
+        return tuple(neighbours(corpora, numbers))
 
 
 def read_meta(folder: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from ds_bert.dataset.format import (
 )
 from ds_bert.dataset.journal import Journal, Stage, stage_name
 from ds_bert.dataset.npy import HEADER_BYTES, NpyWriter, read_npy
-from ds_bert.dataset.options import InstanceOptions
+from ds_bert.dataset.options import MLM_SOP, InstanceOptions
 from ds_bert.dataset.sequences import (
     SequenceChunk,
     check_sequences,
@@ -155,7 +155,10 @@ class StoreWriter:
         start = {"counts": TableFiles.new_counts(has_masks), "source": state}
         end = self.run(table_name(length), work_on_files, start)
         if end["counts"]["num_instances"] == 0:
-            raise DataError(f"there are no instances of max_seq_length {length}; give some text")
+            raise DataError(
+                f"there are no instances of max_seq_length {length}; give some text"
+                + ", documents of two sentences or more" * (options.objective == MLM_SOP)
+            )
         self.lengths[str(length)] = {"options": options.record, **end["counts"]}
         return end["source"]
 
@@ -217,7 +220,11 @@ class StoreWriter:
 
     def rows(self, max_seq_length: int) -> NDArray:
         """Memory map of the rows of one length."""
-        return next(self._read({row_array(max_seq_length): INSTANCE_DTYPE}))
+        return self.array(row_array(max_seq_length), INSTANCE_DTYPE)
+
+    def array(self, name: str, dtype: np.dtype) -> NDArray:
+        """Memory map of any array that was written."""
+        return next(self._read({name: dtype}))
 
     def masks(self, max_seq_length: int) -> StoredMasks:
         """Memory maps of the masks of one length."""

@@ -6,9 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ds_bert.dataset.documents import document_ranges
-from ds_bert.dataset.format import StoredMasks, mask_arrays, row_array, table_name
-from ds_bert.dataset.npy import damaged_block
-from ds_bert.dataset.options import MLM_NSP
+from ds_bert.dataset.format import (
+    LEFT_OUT,
+    OFFSET_DTYPE,
+    StoredMasks,
+    mask_arrays,
+    row_array,
+    table_name,
+)
+from ds_bert.dataset.npy import HEADER_BYTES, damaged_block, read_npy
 from ds_bert.dataset.store import InstanceTable, TokenStore
 from ds_bert.errors import DataError
 
@@ -42,6 +48,10 @@ def _arrays(store: TokenStore, tables: list[InstanceTable]) -> Iterator[tuple[st
     yield "sentence_ends", documents.sentence_ends
     yield "document_token_offsets", documents.token_offsets
     yield "document_sentence_offsets", documents.sentence_offsets
+    if record := store.meta["files"].get(f"{LEFT_OUT}.npy"):
+        num_items = (record["bytes"] - HEADER_BYTES) // OFFSET_DTYPE.itemsize
+        path = store.folder / f"{LEFT_OUT}.npy"
+        yield LEFT_OUT, read_npy(path, OFFSET_DTYPE, num_items, record["bytes"])
     for table in tables:
         yield row_array(table.max_seq_length), table.rows
         if table.masks is not None:
@@ -92,7 +102,7 @@ def _check_rows(table: InstanceTable) -> None:
     for start in range(0, len(table), _ITEMS_AT_ONCE):
         rows = table.rows[start : start + _ITEMS_AT_ONCE]
         a_length, b_length = (rows[key].astype(np.int64) for key in ("a_length", "b_length"))
-        if table.options.objective == MLM_NSP:
+        if table.options.has_pairs:
             _check(store, name, np.minimum(a_length, b_length) > 0, "segments of a token or more")
         else:
             _check(store, name, (a_length > 0) & (b_length == 0), "one segment of a token or more")
@@ -114,8 +124,8 @@ def _check_masks(table: InstanceTable, masks: StoredMasks) -> None:
         rows = table.rows[start : start + _ITEMS_AT_ONCE]
         offsets = masks.offsets[start : start + len(rows) + 1].astype(np.int64)
         counts = np.diff(offsets)
-        few = counts <= table.max_predictions_per_seq
-        _check(store, name + "offsets", few, f"at most {table.max_predictions_per_seq} per row")
+        few = counts <= table.options.max_masks
+        _check(store, name + "offsets", few, f"at most {table.options.max_masks} per row")
         positions = masks.positions[offsets[0] : offsets[-1]].astype(np.int64)
         numbers = np.repeat(np.arange(len(rows)), counts)
         order = np.diff(numbers * (table.max_seq_length + 1) + positions) > 0

@@ -68,7 +68,7 @@ def replay(
             findings = examine_part(model, part, settings, device)
             before = in_the_run.get((rank, number), {}).get("share_in_the_run")
             yield f"rank {rank}, micro-batch {number}: {_summary(describe(findings, part), before)}"
-            yield from _rows(part, findings.row_losses, names, num_rows)
+            yield from _rows(part, findings.row_losses, names, found["objective"], num_rows)
             for name, gradient in findings.gradients.items():
                 total[name] = total.get(name, 0) + gradient.float() / settings.scale
     yield "gradient norms, before clipping:"
@@ -113,14 +113,15 @@ def _summary(report: dict[str, Any], in_the_run: float | None) -> str:
 
 
 def _rows(
-    part: MicroBatch, losses: list[float], names: tuple[str, ...], number: int
+    part: MicroBatch, losses: list[float], names: tuple[str, ...], objective: str, number: int
 ) -> Iterator[str]:
     """The rows with the largest losses, in words."""
     arrays = BatchArrays(*(getattr(part.batch, name).numpy() for name in BatchArrays._fields))
     shown = list(split(arrays, names))
     for index in _largest(losses)[:number]:
         row, epoch = part.rows[index], part.epochs[index]
-        yield f"  row {row:,} in epoch {epoch}, loss {losses[index]:.6g}: {as_text(shown[index])}"
+        text = as_text(shown[index], OBJECTIVES[objective].instances)
+        yield f"  row {row:,} in epoch {epoch}, loss {losses[index]:.6g}: {text}"
 
 
 def _largest(losses: Iterable[float]) -> list[int]:

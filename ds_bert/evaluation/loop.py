@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ds_bert import distributed
+from ds_bert.dataset.format import Corpus
 from ds_bert.dataset.store import InstanceTable
 from ds_bert.evaluation.metrics import MetricSums
 from ds_bert.model.batch import Batch, make_batch
@@ -40,29 +42,37 @@ def evaluate(
     Returns:
         see `MetricSums.over_ranks`.
     """
-    num_sequences = min(max_sequences or len(table), len(table))
-    batches = evaluation_batches(
-        table,
-        micro_batch_size=batch_size,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
-        seed=EVALUATION_SEED,
-        max_sequences=num_sequences,
-    )
-    sums = MetricSums(model.losses, device)
+    corpora = chosen_rows(table, max_sequences)
+    sums = MetricSums(model.losses, device, [corpus.name for corpus in table.corpora])
+    rank, world_size = distributed.rank(), distributed.world_size()
+    mine = sum(len(range(rank, number, world_size)) for _, number in corpora)
     was_training = model.training
     model.eval()
-    is_told = progress and distributed.rank() == 0
+    is_told = progress and rank == 0
     with Progress("evaluate") if is_told else nullcontext() as told:
-        mine = len(range(distributed.rank(), num_sequences, distributed.world_size()))
         done = 0
-        for batch in batches:
-            sums.add(model(batch.to(device)), batch.counts)
-            done += batch.num_sequences
-            if told is not None:
-                told.update(done / mine, sequences=batch.num_sequences)
+        for number, (corpus, num_sequences) in enumerate(corpora):
+            rows = np.arange(rank, num_sequences, world_size)
+            for batch in _batches(table, corpus, rows, batch_size, EVALUATION_SEED):
+                sums.add(model(batch.to(device)), batch.counts, number)
+                done += batch.num_sequences
+                if told is not None:
+                    told.update(done / mine, sequences=batch.num_sequences)
     model.train(was_training)
     return sums.over_ranks()
+
+
+def chosen_rows(table: InstanceTable, max_sequences: int) -> list[tuple[Corpus, int]]:
+    """The corpora of a table, or the table as one, and how many rows of each are evaluated.
+
+    Args:
+        table: instances of one sequence length.
+        max_sequences: at most so many of all, of each corpus in proportion to its size; 0: all.
+    """
+    corpora = table.corpora or (Corpus("", None, 0, len(table)),)
+    wanted = min(max_sequences or len(table), len(table))
+    ends = [corpus.last * wanted // len(table) for corpus in corpora]
+    return list(zip(corpora, np.diff(ends, prepend=0).tolist(), strict=True))
 
 
 def evaluation_batches(
@@ -84,8 +94,16 @@ def evaluation_batches(
         seed: of the choice of sequences and of the masks.
         max_sequences: take this many, chosen by the seed; None: all.
     """
-    num_sequences = min(max_sequences or len(table), len(table))
-    mine = np.arange(rank, num_sequences, world_size)
-    for start in range(0, len(mine), micro_batch_size):
-        indices = permuted(mine[start : start + micro_batch_size], len(table), seed, 0)
+    for corpus, num_sequences in chosen_rows(table, max_sequences or 0):
+        rows = np.arange(rank, num_sequences, world_size)
+        yield from _batches(table, corpus, rows, micro_batch_size, seed)
+
+
+def _batches(
+    table: InstanceTable, corpus: Corpus, places: NDArray[np.int64], size: int, seed: int
+) -> Iterator[Batch]:
+    """Batches of the rows at some places of a corpus' random order."""
+    for start in range(0, len(places), size):
+        order = permuted(places[start : start + size], corpus.size, seed, 0)
+        indices = corpus.first + order
         yield make_batch(table, indices, np.zeros_like(indices), seed)

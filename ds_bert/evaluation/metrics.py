@@ -1,7 +1,7 @@
 """Losses and accuracies as sums over what they are about, divided once at the end."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,27 +17,31 @@ _MAX_EXPONENT = 700.0  # of a perplexity; more is no float
 class MetricSums:
     """Adds up loss sums and counts over batches; the means are weighted by tokens.
 
-    Everything is one fp64 vector on the device, so that a step costs no synchronisation and the
+    Everything is one fp64 matrix on the device, so that a step costs no synchronisation and the
     sum over ranks is one all-reduce.
     """
 
-    def __init__(self, losses: Mapping[str, str], device: torch.device):
+    def __init__(
+        self, losses: Mapping[str, str], device: torch.device, corpora: Sequence[str] = ()
+    ):
         """Begin with zeros.
 
         Args:
             losses: name of each loss, and of the count that its sum is divided by.
             device: of the sums.
+            corpora: names of those that have sums of their own; none: all is one.
         """
-        self._losses = dict(losses)
-        # loss and number of correct guesses of each loss, then the counts
-        self._sums = torch.zeros(2 * len(losses) + len(COUNTS), dtype=torch.float64, device=device)
+        self._losses, self._corpora = dict(losses), list(corpora)
+        # Of each corpus: loss and number of correct guesses of each loss, then the counts.
+        size = (max(1, len(corpora)), 2 * len(losses) + len(COUNTS))
+        self._sums = torch.zeros(size, dtype=torch.float64, device=device)
 
-    def add(self, sums: Mapping[str, LossSum], counts: Mapping[str, int]) -> None:
-        """Add one batch: its losses, and its counts."""
+    def add(self, sums: Mapping[str, LossSum], counts: Mapping[str, int], corpus: int = 0) -> None:
+        """Add one batch: its losses, its counts, and the number of its corpus."""
         values = [value.detach().double() for name in self._losses for value in sums[name]]
-        self._sums[: len(values)] += torch.stack(values)
+        self._sums[corpus, : len(values)] += torch.stack(values)
         for place, name in enumerate(COUNTS, len(values)):
-            self._sums[place] += counts[name]
+            self._sums[corpus, place] += counts[name]
 
     def over_ranks(self) -> dict[str, Any]:
         """The metrics over all ranks (a collective), and start again from zero.
@@ -45,10 +49,19 @@ class MetricSums:
         Returns:
             of each loss NAME the mean NAME_loss in nats and NAME_accuracy, 0 to 1; perplexity,
             which is exp(mlm_loss); num_sequences, num_masked_tokens and num_tokens; masked_share,
-            the masked tokens' share of all. Means over nothing are NaN.
+            the masked tokens' share of all. Means over nothing are NaN. Then, of each corpus, its
+            losses, accuracies and numbers with _CORPUS behind their names.
         """
-        values = distributed.sum_over_ranks(self._sums).tolist()
+        sums = distributed.sum_over_ranks(self._sums).to("cpu", copy=True)
         self._sums.zero_()
+        metrics = self._metrics(sums.sum(0).tolist())
+        for corpus, values in zip(self._corpora, sums.tolist(), strict=False):
+            own = self._metrics(values)
+            kept = (name for name in own if name not in ("perplexity", "masked_share"))
+            metrics |= {f"{name}_{corpus}": own[name] for name in kept}
+        return metrics
+
+    def _metrics(self, values: list[float]) -> dict[str, Any]:
         counts = dict(zip(COUNTS, values[2 * len(self._losses) :], strict=True))
         metrics = {}
         for place, (name, count) in enumerate(self._losses.items()):

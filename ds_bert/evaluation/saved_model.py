@@ -7,7 +7,7 @@ from ds_bert import distributed, files
 from ds_bert.checkpoint.folder import CHECKPOINTS
 from ds_bert.checkpoint.verify import find_model
 from ds_bert.config import MAX_MICRO_BATCH
-from ds_bert.dataset.options import MLM
+from ds_bert.dataset.options import MLM, MLM_NSP, MLM_SOP
 from ds_bert.dataset.store import InstanceTable, TokenStore
 from ds_bert.errors import CheckpointError, ConfigurationError, require
 from ds_bert.evaluation.loop import evaluate
@@ -48,17 +48,24 @@ def evaluate_path(
     store = TokenStore.open(data or settings.get("validation_data") or "data/validation")
     length = max_seq_length or settings.get("max_seq_length") or max(store.sequence_lengths)
     table = store.instances(length)
-    objective = MLM if only_mlm else _objective(settings.get("objective"), table)
+    objective = MLM if only_mlm else _objective(settings.get("objective"), table, path)
     model = _load(find_model(path)[0], table, OBJECTIVES[objective]).to(device)
     model.prepare(device, model.dtype)
     metrics = evaluate(model, table, device, batch_size, max_sequences, progress=True)
     return {"checkpoint": path, "data": str(store.folder), "max_seq_length": length, **metrics}
 
 
-def _objective(trained: str | None, table: InstanceTable) -> str:
+def _objective(trained: str | None, table: InstanceTable, path: str) -> str:
     """What to evaluate: that of the run if the data are made for it, otherwise that of the data."""
     own = table.options.objective
-    return trained if trained and OBJECTIVES[trained].instances == own else own
+    if trained is None or OBJECTIVES[trained].instances == own:
+        return trained or own
+    if {OBJECTIVES[trained].instances, own} == {MLM_NSP, MLM_SOP}:  # the head fits, its task not
+        raise ConfigurationError(
+            f"{path} was trained for {trained}, {table.store.folder} is made for {own}, which asks "
+            "something else of pairs; evaluate on data of its own objective, or add --only_mlm"
+        )
+    return own
 
 
 def _load(folder: str, table: InstanceTable, model_class: type[UnpaddedBert]) -> UnpaddedBert:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ds_bert.compiled import compiled
 from ds_bert.dataset.format import StoredMasks, row_array, table_name
-from ds_bert.dataset.options import MLM_NSP, MaskOptions
+from ds_bert.dataset.options import PIECE, MaskOptions
 from ds_bert.dataset.store import InstanceTable
 from ds_bert.errors import DataError
 from ds_bert.instances.masking import choose_masks, masking_rules, num_predictions
@@ -25,7 +25,8 @@ class BatchArrays(NamedTuple):
         cu_seqlens: int32 [B + 1], the first token of each sequence, and T.
         masked_lm_positions: int64 [M], ascending indices into the T tokens.
         masked_lm_labels: int64 [M], the tokens of the text there.
-        next_sentence_labels: int64 [B], 1 when B was drawn at random, otherwise 0.
+        next_sentence_labels: int64 [B], 1 when B was drawn at random or (objective mlm+sop) when
+            A follows B in the text, otherwise 0.
     """
 
     input_ids: NDArray[np.int32]
@@ -109,12 +110,13 @@ def count_masked_tokens(
 ) -> int:
     """Masked tokens of the batch that `collate` would make of the same arguments.
 
-    Cheap (from lengths or stored offsets) except for whole words, where the masks must be chosen.
+    Cheap (from lengths or stored offsets) except for whole words and runs of them, where the masks
+    must be chosen.
     """
     masks, stored = masks or table.options.masks, table.masks
     if stored is not None:
         return int((stored.offsets[indices + 1] - stored.offsets[indices]).sum())
-    if masks.do_whole_word_mask:
+    if masks.unit != PIECE:
         return len(collate(table, indices, epochs, seed, masks).masked_lm_labels)
     return _count_single_tokens(
         _num_tokens(table.rows.take(indices)),
@@ -130,8 +132,9 @@ def _num_tokens(rows: NDArray) -> NDArray[np.int64]:
 
 def _check_rows(table: InstanceTable, rows: NDArray, indices: NDArray[np.int64]) -> None:
     """Refuse rows that would read outside of the tokens: compiled code does not look."""
-    has_pairs = table.options.objective == MLM_NSP
-    bad = _first_bad_row(rows, len(table.store.tokens), table.options.max_num_tokens, has_pairs)
+    options = table.options
+    num_tokens, limit = len(table.store.tokens), options.max_num_tokens
+    bad = _first_bad_row(rows, num_tokens, limit, options.has_pairs)
     if bad >= 0:
         raise _damaged(table, row_array(table.max_seq_length), f"row {indices[bad]:,}")
 

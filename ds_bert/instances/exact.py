@@ -5,6 +5,7 @@ the shuffle of the instances. So this runs on one core, from the first document 
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from ds_bert.compiled import compiled
 from ds_bert.dataset.format import INSTANCE_DTYPE, POSITION_DTYPE, Documents
 from ds_bert.dataset.options import MLM_NSP, NUM_SPECIAL_TOKENS, InstanceOptions
-from ds_bert.instances.masking import google_masks, masking_rules
+from ds_bert.instances.google_masks import google_masks
+from ds_bert.instances.masking import MaskingRules, masking_rules
 from ds_bert.instances.sentence_pairs import draw_target, first_sentence, lay_out, next_pair
 from ds_bert.rng import mersenne_twister
 from ds_bert.rng.mersenne_twister import shuffle
@@ -53,7 +55,7 @@ class GoogleInstances:
     ) -> None:
         """Seed the generator and shuffle the documents."""
         self._documents, self._options = documents, options
-        self._rules = masking_rules(options.masks, vocabulary, words_cross_segments=True)
+        self._rules = _rules(options, vocabulary)
         self._special_ids = (vocabulary.cls_id, vocabulary.sep_id)
         self._token_dtype = vocabulary.token_dtype
         self.state = mersenne_twister.seeded(options.random_seed)
@@ -93,7 +95,7 @@ class GoogleInstances:
         document = self._order[place]
         offsets = self._documents.sentence_offsets
         capacity = max(_CHUNK_ROWS, int(offsets[document + 1] - offsets[document]))
-        max_masks = capacity * self._options.max_predictions_per_seq
+        max_masks = capacity * self._options.max_masks
         chunk = InstanceChunk(
             np.zeros(capacity, INSTANCE_DTYPE),
             np.empty(capacity, np.uint16),
@@ -117,6 +119,16 @@ class GoogleInstances:
             chunk.positions[:num_masks],
             chunk.replacements[:num_masks],
         )
+
+
+def _rules(options: InstanceOptions, vocabulary: Vocabulary) -> MaskingRules:
+    """Any numbers of masks, as those of the same effect that compiled code can count with."""
+    masks = replace(
+        options.masks,
+        masked_lm_prob=min(max(options.masked_lm_prob, 0.0), 1.0),
+        max_predictions_per_seq=options.max_masks,
+    )
+    return masking_rules(masks, vocabulary, words_cross_segments=True)
 
 
 @compiled

@@ -6,11 +6,17 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from ds_bert.dataset.options import MLM_NSP, MLM_SOP
 from ds_bert.dataset.store import InstanceTable
 from ds_bert.instances.collate import BatchArrays, collate
 from ds_bert.tokenizer.vocabulary import CONTINUATION, MASK
 
 _ROWS_AT_ONCE = 1024
+# Of the segments, by label.
+_RELATIONS = {
+    MLM_NSP: ("B follows A", "B is from another place"),
+    MLM_SOP: ("B follows A", "A follows B"),
+}
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,7 @@ class Example:
         segment_ids: 0 in [CLS] A [SEP], 1 in B [SEP].
         masked_lm_positions: ascending positions in `tokens`.
         masked_lm_labels: the tokens of the text there.
-        is_random_next: whether B was drawn at random.
+        is_random_next: whether B was drawn at random or, for sentence order, stood before A.
     """
 
     tokens: list[str]
@@ -70,8 +76,8 @@ def as_json(example: Example, ensure_ascii: bool = False) -> str:
     return json.dumps(asdict(example), ensure_ascii=ensure_ascii)
 
 
-def as_text(example: Example) -> str:
-    """The segments with the pieces of words joined.
+def as_text(example: Example, objective: str) -> str:
+    """The segments with the pieces of words joined, and how they are related under an objective.
 
     [word->MASK] was hidden, [word->other] replaced, and [word] is asked for though it is visible.
     """
@@ -82,9 +88,8 @@ def as_text(example: Example) -> str:
     if 1 not in example.segment_ids:
         return f"{numbers}\n  A: {_joined(shown[1:-1])}"
     border = example.segment_ids.index(1)
-    kind = "B is from another place" if example.is_random_next else "B follows A"
     return (
-        f"{numbers}, {kind}\n"
+        f"{numbers}, {_RELATIONS[objective][example.is_random_next]}\n"
         f"  A: {_joined(shown[1 : border - 1])}\n"
         f"  B: {_joined(shown[border:-1])}"
     )

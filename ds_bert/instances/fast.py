@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from ds_bert.compiled import compiled
 from ds_bert.dataset.format import INSTANCE_DTYPE, Documents
-from ds_bert.dataset.options import MLM, InstanceOptions
+from ds_bert.dataset.options import MLM, MLM_NSP, MLM_SOP, InstanceOptions
 from ds_bert.instances.doc_sentences import doc_sentences
+from ds_bert.instances.sentence_order import ordered_pairs
 from ds_bert.instances.sentence_pairs import draw_target, first_sentence, next_pair
 from ds_bert.rng.streams import INSTANCES, fold_seed, start_stream
 
@@ -32,14 +33,13 @@ def build_instances(
         INSTANCE_DTYPE [N], in the order of the corpus.
 
     Source: pairs as google-research/bert, create_pretraining_data.py, apart from the random
-    numbers; whole sentences, for masked-LM alone: `doc_sentences`.
+    numbers; pairs in either order: `ordered_pairs`; whole sentences: `doc_sentences`.
     """
     num_sentences = int(documents.sentence_offsets[last] - documents.sentence_offsets[first])
     num_tokens = int(documents.token_offsets[last] - documents.token_offsets[first])
     # A row uses up a sentence or more, or is full.
     rows = np.zeros(num_sentences + num_tokens // options.max_num_tokens, INSTANCE_DTYPE)
-    build = doc_sentences if options.objective == MLM else _pairs
-    num_rows = build(
+    num_rows = _BUILDERS[options.objective](
         documents,
         fold_seed(options.random_seed),
         copy,
@@ -73,3 +73,6 @@ def _pairs(documents, seed, copy, first, last, max_num_tokens, short_seq_prob, r
             )
             num_rows += 1
     return num_rows
+
+
+_BUILDERS = {MLM_NSP: _pairs, MLM_SOP: ordered_pairs, MLM: doc_sentences}

@@ -40,11 +40,11 @@ def next_pair(state, documents, order, place, sentence, target, max_num_tokens, 
         the sentence that the next pair of the document starts at.
     """
     document = _document(order, place)
-    last = _last_of_chunk(documents, document, sentence, target)
+    last = last_of_chunk(documents, document, sentence, target)
     a_last = sentence
     if last > sentence:
         a_last += randbelow(state, last - sentence)
-    a_start = _start(documents, document, sentence)
+    a_start = start_of(documents, document, sentence)
     a_stop = end_of(documents, document, a_last)
     is_random_next = last == sentence or random(state) < 0.5
     if is_random_next:
@@ -54,7 +54,7 @@ def next_pair(state, documents, order, place, sentence, target, max_num_tokens, 
     else:
         b_start, b_stop = a_stop, end_of(documents, document, last)
         following = last + 1
-    a_start, a_length, b_start, b_length = _truncate(
+    a_start, a_length, b_start, b_length = truncate(
         state, a_start, a_stop - a_start, b_start, b_stop - b_start, max_num_tokens
     )
     write_row(row, a_start, a_length, b_start, b_length, is_random_next)
@@ -73,7 +73,8 @@ def _document(order, place):
 
 
 @compiled
-def _start(documents, document, sentence):
+def start_of(documents, document, sentence):
+    """A sentence's first token, an index into `documents.tokens`."""
     if sentence == first_sentence(documents, document):
         return np.int64(documents.token_offsets[document])
     return end_of(documents, document, sentence - 1)
@@ -86,9 +87,9 @@ def end_of(documents, document, sentence):
 
 
 @compiled
-def _last_of_chunk(documents, document, sentence, target):
+def last_of_chunk(documents, document, sentence, target):
     """Last sentence of the chunk: it reaches the target or ends the document."""
-    start = _start(documents, document, sentence)
+    start = start_of(documents, document, sentence)
     end = first_sentence(documents, document + 1) - 1
     while sentence < end and end_of(documents, document, sentence) - start < target:
         sentence += 1
@@ -111,12 +112,12 @@ def _random_segment(state, documents, order, place, wanted):
     first = first_sentence(documents, document)
     num_sentences = first_sentence(documents, document + 1) - first
     sentence = first + randbelow(state, num_sentences)
-    start = _start(documents, document, sentence)
-    return start, end_of(documents, document, _last_of_chunk(documents, document, sentence, wanted))
+    start = start_of(documents, document, sentence)
+    return start, end_of(documents, document, last_of_chunk(documents, document, sentence, wanted))
 
 
 @compiled
-def _truncate(state, a_start, a_length, b_start, b_length, max_num_tokens):
+def truncate(state, a_start, a_length, b_start, b_length, max_num_tokens):
     """Take single tokens off the longer segment, B on a tie, at its front or back by chance."""
     while a_length + b_length > max_num_tokens:
         off_front = random(state) < 0.5

@@ -16,7 +16,7 @@ from ds_bert_kernels.linear import linear
 from torch import Tensor
 from transformers import BertForMaskedLM, BertForPreTraining, BertPreTrainedModel
 
-from ds_bert.dataset.options import MLM, MLM_NSP
+from ds_bert.dataset.options import MLM, MLM_NSP, MLM_SOP
 from ds_bert.model.attention import choose_attention
 from ds_bert.model.batch import MASKED_TOKENS, SEQUENCES, Batch
 from ds_bert.model.dropout import replace_dropout
@@ -120,14 +120,29 @@ class BertForUnpaddedPreTraining(UnpaddedBert, BertForPreTraining):
         Source: Devlin et al. 2019, section 3.1; the pooler reads each sequence's own [CLS].
         """
         hidden = self._encode(self.bert, batch)
-        return {"mlm": self._masked_lm(hidden, batch), "nsp": self._next_sentence(hidden, batch)}
+        return {"mlm": self._masked_lm(hidden, batch), "nsp": self._pair(hidden, batch)}
 
-    def _next_sentence(self, hidden: Tensor, batch: Batch) -> LossSum:
+    def _pair(self, hidden: Tensor, batch: Batch) -> LossSum:
         first_tokens = hidden.index_select(0, batch.cu_seqlens[: batch.num_sequences])
         logits = self.cls.seq_relationship(self.bert.pooler(first_tokens[:, None])).float()
         labels = batch.next_sentence_labels
         loss = F.cross_entropy(logits, labels, reduction="sum")
         return LossSum(loss, (logits.argmax(-1) == labels).sum())
+
+
+class BertForUnpaddedSentenceOrder(BertForUnpaddedPreTraining):
+    """Masked-LM and sentence order; the head is that of next-sentence prediction.
+
+    Source: Lan et al. 2020, "ALBERT", section 3.1; label 1 is swapped, as in transformers' ALBERT.
+    """
+
+    objective = instances = MLM_SOP
+    losses: ClassVar[dict[str, str]] = {"mlm": MASKED_TOKENS, "sop": SEQUENCES}
+
+    def forward(self, batch: Batch) -> dict[str, LossSum]:  # type: ignore[override]
+        """Both losses of one batch, "mlm" and "sop", as those of the base class."""
+        hidden = self._encode(self.bert, batch)
+        return {"mlm": self._masked_lm(hidden, batch), "sop": self._pair(hidden, batch)}
 
 
 class BertForUnpaddedMaskedLM(UnpaddedBert, BertForMaskedLM):
@@ -144,7 +159,12 @@ class BertForUnpaddedMaskedLM(UnpaddedBert, BertForMaskedLM):
 
 # A new objective is a class like these and its place here.
 OBJECTIVES: dict[str, type[UnpaddedBert]] = {
-    model.objective: model for model in (BertForUnpaddedPreTraining, BertForUnpaddedMaskedLM)
+    model.objective: model
+    for model in (
+        BertForUnpaddedPreTraining,
+        BertForUnpaddedSentenceOrder,
+        BertForUnpaddedMaskedLM,
+    )
 }
 
 

@@ -21,7 +21,7 @@ _SAMPLE_BYTES = 2**20
 _SECONDS_PER_ROW = {"fast": 0.5e-6, "exact": 8e-6}
 _SECONDS_PER_SPLIT_TOKEN = 2e-9
 _BASE_BYTES, _WORKER_BYTES = 130e6, 32e6  # of memory: the program and its tables, each thread
-_DOCUMENT_BYTES, _INSTANCE_BYTES = 16, 8  # of memory: for the split, for the order in exact mode
+_DOCUMENT_BYTES, _INSTANCE_BYTES = 32, 8  # of memory: near-duplicates, the order in exact mode
 
 
 class Estimate(NamedTuple):
@@ -71,11 +71,9 @@ def estimate(
     input_bytes = sum(source.num_bytes for source in inputs)
     scale = input_bytes / max(1, len(sample))
     tokens, documents = len(text.tokens) * scale, len(text.document_ends) * scale
-    memory = _BASE_BYTES + _WORKER_BYTES * options.num_workers
+    memory = _BASE_BYTES + _WORKER_BYTES * options.num_workers + _DOCUMENT_BYTES * documents
     if options.mode == "exact":
         memory += _INSTANCE_BYTES * max(_row_counts(options, tokens).values())
-    elif options.fraction > 0:
-        memory += _DOCUMENT_BYTES * documents
     return Estimate(
         input_bytes=input_bytes,
         tokens=tokens,
@@ -96,9 +94,9 @@ def _row_counts(options: PreprocessOptions, tokens: float) -> dict[int, float]:
 def _disk_bytes(options: PreprocessOptions, tokens: float, token_bytes: int) -> float:
     row_counts = _row_counts(options, tokens)
     text = (token_bytes + 1) * tokens  # with the ends of sentences and documents
-    needed = text * (2 if options.fraction > 0 else 1)  # a split writes it twice
+    needed = text * (2 if options.is_divided else 1)  # its parts are written once more
     for length in options.instance_options(TRAIN):
-        row, masks = 24, length.max_predictions_per_seq * 4 + 8
+        row, masks = 24, length.max_masks * 4 + 8
         of_each = 2 * (row + masks) if options.mode == "exact" else row
         needed += of_each * row_counts[length.max_seq_length]
     return needed
@@ -108,11 +106,11 @@ def _stages(options: PreprocessOptions, tokenizing: float, tokens: float) -> dic
     """Seconds of each stage; the small ones are left out."""
     num_threads = options.num_workers if options.mode == "fast" else 1
     a_row = _SECONDS_PER_ROW[options.mode] / num_threads
-    is_split = options.fraction > 0
-    splitting = _SECONDS_PER_SPLIT_TOKEN * tokens if is_split else 0.0
+    is_divided = options.is_divided
+    splitting = _SECONDS_PER_SPLIT_TOKEN * tokens if is_divided else 0.0
     return {
         stage_name(TRAIN, DOCUMENTS): splitting,
-        tokenizing_stage(is_split): tokenizing,  # without a split these two are one
+        tokenizing_stage(is_divided): tokenizing,  # if it is not divided these two are one
         **{
             stage_name(TRAIN, table_name(length)): count * a_row
             for length, count in _row_counts(options, tokens).items()

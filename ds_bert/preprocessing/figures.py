@@ -3,6 +3,8 @@
 Everything is counted from the finished arrays, so it does not depend on who made them how.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,11 +12,12 @@ from numpy.typing import NDArray
 
 from ds_bert.compiled import compiled
 from ds_bert.dataset.documents import document_ranges
-from ds_bert.dataset.format import Documents
+from ds_bert.dataset.format import Corpus, Documents
 from ds_bert.dataset.journal import Stage
 from ds_bert.dataset.options import MLM_NSP, NUM_SPECIAL_TOKENS, InstanceOptions
 from ds_bert.dataset.store_writer import StoreWriter
 from ds_bert.files import write_text
+from ds_bert.preprocessing.near_duplicates import near_duplicate_figures
 from ds_bert.preprocessing.parallel import ordered_map
 from ds_bert.progress import Progress
 from ds_bert.reports.corpus import PAGE, report_page
@@ -52,8 +55,9 @@ def corpus_report(
     rows: dict[int, NDArray],
     num_workers: int,
     objective: str = MLM_NSP,
+    folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Count what there is; memory does not grow with the corpus.
+    """Count what there is; memory hardly grows with the corpus.
 
     A histogram maps the upper end of each bin to the number of items in it; bins without items
     after the last one are left out.
@@ -64,6 +68,7 @@ def corpus_report(
         rows: INSTANCE_DTYPE [N] for each max_seq_length.
         num_workers: number of threads; of no effect on the result.
         objective: of the rows.
+        folder: for temporary files; None: where such files are.
 
     Returns:
         a record for meta.json; docs/data.md describes it.
@@ -75,6 +80,7 @@ def corpus_report(
     return {
         **_text_figures(documents, totals),
         "repeated_sentences": _repeats(num_distinct, one_in, len(documents.sentence_ends)),
+        "near_duplicates": near_duplicate_figures(documents, num_workers, folder),
         "lengths": {
             str(length): {
                 "longer_sentences": int(number),
@@ -86,7 +92,11 @@ def corpus_report(
 
 
 def write_report(
-    store: StoreWriter, documents: Documents, part: str, num_workers: int
+    store: StoreWriter,
+    documents: Documents,
+    part: str,
+    num_workers: int,
+    corpora: Sequence[Corpus] = (),
 ) -> dict[str, Any]:
     """Make the report of a data set that has all its arrays, and its page.
 
@@ -95,6 +105,7 @@ def write_report(
         documents: its documents.
         part: "train" or "validation".
         num_workers: number of threads.
+        corpora: which documents are of which corpus.
 
     Returns:
         the report for meta.json.
@@ -104,7 +115,13 @@ def write_report(
         rows = {int(length): store.rows(int(length)) for length in store.lengths}
         options = next(iter(store.lengths.values()))["options"]
         objective = InstanceOptions(**options).objective
-        report = corpus_report(documents, store.vocabulary, rows, num_workers, objective)
+        report = corpus_report(
+            documents, store.vocabulary, rows, num_workers, objective, store.folder
+        )
+        if corpora:
+            report["corpora"] = [
+                _corpus_figures(documents, each, store.lengths) for each in corpora
+            ]
         write_text(store.folder / PAGE, report_page(report, f"Corpus report: {part} data"))
         stage.state.update(report)
 
@@ -133,6 +150,21 @@ def _count_all(
             num_distinct += _add_hashes(seen, hashes)
             progress.update(last / num_documents, sentences=int(figures.histograms[0].sum()))
     return totals, num_distinct
+
+
+def _corpus_figures(
+    documents: Documents, corpus: Corpus, lengths: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    part = documents.part(corpus)
+    sequences = {length: facts["corpora"][corpus.name] for length, facts in lengths.items()}
+    return {
+        "name": corpus.name,
+        "weight": corpus.weight,
+        "documents": corpus.size,
+        "sentences": int(part.sentence_offsets[-1] - part.sentence_offsets[0]),
+        "tokens": int(part.token_offsets[-1] - part.token_offsets[0]),
+        "sequences": sequences,
+    }
 
 
 def _text_figures(documents: Documents, totals: _Figures) -> dict[str, Any]:

@@ -9,15 +9,15 @@ from typing import Any
 
 from ds_bert.config import option
 from ds_bert.dataset.commit import fingerprint
-from ds_bert.dataset.options import MLM, MLM_NSP, MODES, OBJECTIVES, InstanceOptions
+from ds_bert.dataset.options import MLM, MLM_NSP, MODES, OBJECTIVES, InstanceOptions, mask_fields
 from ds_bert.errors import ConfigurationError, require
 from ds_bert.text.blocks import BLOCK_BYTES
-from ds_bert.text.inputs import TEXT_COLUMN, find_inputs
+from ds_bert.text.inputs import TEXT_COLUMN, TextCorpus, find_corpora
 from ds_bert.text.source import Input
 
 DUPE_FACTOR = {"fast": 5, "exact": 10}
 MLM_DUPE_FACTOR = 1  # copies would differ in nothing but which documents are cut shorter
-SHORT_SEQ_PROB = {MLM_NSP: 0.1, MLM: 0.0}
+SHORT_SEQ_PROB = dict.fromkeys(OBJECTIVES, 0.1) | {MLM: 0.0}
 VALIDATION_FRACTION = {"fast": 0.01, "exact": 0.0}
 ERRORS = ("strict", "ignore", "replace")
 PREDICTIONS_PER_128 = 20
@@ -39,8 +39,9 @@ class PreprocessOptions:
     input_file: Sequence[str] = option(
         ("data/train.txt",),
         "files (text, .jsonl, .csv, .parquet; also .gz, .xz, .bz2, .zst), globs, folders, "
-        "data sets of save_to_disk, hf:OWNER/NAME[:CONFIG[:SPLIT]] of the hub, - for standard "
-        "input; comma lists; default {default}",
+        "data sets of save_to_disk, hf:OWNER/NAME[:CONFIG[:SPLIT]] of the hub, https://, s3://, "
+        "gs://, - for standard input; comma lists; NAME=INPUT[:WEIGHT] for several corpora; "
+        "default {default}",
         group=FILES,
         metavar="FILE",
     )
@@ -77,10 +78,15 @@ class PreprocessOptions:
     overwrite: bool = option(
         False, "replace an existing data set, also an unfinished one of other options", group=FILES
     )
+    deduplicate: bool = option(
+        False,
+        "leave out documents that are nearly the same as an earlier one; they are counted always",
+        group=FILES,
+    )
     objective: str = option(
         MLM_NSP,
-        f"what a model will be trained for; {MLM_NSP}: pairs of segments, {MLM} (masked-LM alone): "
-        "whole sentences of one document; default {default}",
+        "what a model will be trained for; mlm+nsp: pairs of segments, mlm+sop: neighbours in "
+        "either order, mlm (alone): whole sentences of one document; default {default}",
         group=INSTANCES,
         choices=OBJECTIVES,
     )
@@ -101,6 +107,12 @@ class PreprocessOptions:
         "mask all pieces of a word or none; default: single pieces",
         group=INSTANCES,
         action=BooleanOptionalAction,
+    )
+    masking_unit: str | None = option(
+        None,
+        "piece, word, ngram (1 to 3 words) or span (1 to 10); default: by --do_whole_word_mask",
+        group=INSTANCES,
+        metavar="UNIT",
     )
     max_seq_length: Sequence[int] = option(
         (128, 512), "one length or several; default {default}", group=INSTANCES, metavar="N"
@@ -150,6 +162,11 @@ class PreprocessOptions:
         require(differ, "--max_seq_length", _joined(lengths), "different lengths")
         require(0 <= self.fraction < 1, "--validation_fraction", self.fraction, "in [0, 1)")
         require(self.num_workers >= 1, "--num_workers", self.num_workers, "1 or more")
+        if self.deduplicate and self.mode == "exact":
+            raise ConfigurationError(
+                "--deduplicate with --mode exact: Google's script leaves no document out; remove "
+                "--deduplicate (near-duplicates are counted in the report), or use --mode fast"
+            )
         require(self.errors in ERRORS, "--errors", self.errors, ", ".join(ERRORS))
         if len(self.folders) > 1:
             train, validation = (folder.resolve() for folder in self.folders.values())
@@ -160,19 +177,36 @@ class PreprocessOptions:
                 )
 
     def find_inputs(self) -> list[Input]:
-        """The inputs; what comes through a pipe is kept beside the output for as long.
+        """The inputs of all corpora; see `find_corpora`."""
+        return [source for corpus in self.find_corpora() for source in corpus.inputs]
+
+    def find_corpora(self) -> list[TextCorpus]:
+        """The text; what comes through a pipe is kept beside the output for as long.
 
         Raises:
-            ConfigurationError: an input cannot be read here (a package is missing, a full disk).
+            ConfigurationError: an input cannot be read here (a package is missing, a full disk), or
+                exact mode is asked for several corpora.
             DataError: an input is absent.
         """
-        return find_inputs(
+        corpora = find_corpora(
             self.input_file,
             text_column=self.text_column,
             sentence_splitter=self.sentence_splitter,
             spool_folder=Path(self.output_dir).parent,
             leave_out=Path(self.vocab_file),
         )
+        if corpora[0].name and self.mode == "exact":
+            raise ConfigurationError(
+                f"--input_file {corpora[0].name}=... with --mode exact: Google's script shuffles "
+                "all documents together and knows no corpora; leave the names out, or use "
+                "--mode fast"
+            )
+        return corpora
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether not all documents go into one data set."""
+        return self.fraction > 0 or self.deduplicate
 
     @property
     def fraction(self) -> float:
@@ -225,7 +259,7 @@ class PreprocessOptions:
                 short_seq_prob=short_seq_prob,
                 dupe_factor=dupe_factor if part == TRAIN else 1,
                 random_seed=self.random_seed,
-                do_whole_word_mask=self.do_whole_word_mask,
+                **mask_fields(self.do_whole_word_mask or None, self.masking_unit),
                 do_lower_case=self.do_lower_case,
                 mode=self.mode,
                 objective=self.objective,
@@ -247,6 +281,8 @@ class PreprocessOptions:
         split = [part, self.fraction, self.random_seed] if self.fraction > 0 else None
         options = [options.record for options in self.instance_options(part)]
         deciding = {**facts, "inputs": contents, "split": split, "options": options}
+        if self.deduplicate:
+            deciding["deduplicate"] = True
         return fingerprint(deciding)
 
 

@@ -35,7 +35,10 @@ def report_text(report: dict[str, Any]) -> str:
 
 def _facts(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     single = report["one_sentence_documents"] / max(1, report["documents"])
-    yield "documents", f"{report['documents']:,}, {single:.1%} of one sentence"
+    documents = f"{report['documents']:,}, {single:.1%} of one sentence"
+    if near := report.get("near_duplicates"):  # absent from older data sets
+        documents += f", {near['documents']:,} nearly the same as an earlier one"
+    yield "documents", documents
     repeats = report["repeated_sentences"]
     about = "about " if repeats["sampled_one_in"] > 1 else ""
     yield "sentences", f"{report['sentences']:,}, {about}{repeats['share']:.1%} repeat another one"
@@ -46,6 +49,14 @@ def _facts(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
             f"sequences of {length}",
             f"{figures['sequences']:,}, {figures['padding_share']:.1%} padding if padded, "
             f"{figures['longer_sentences']:,} sentences too long for one",
+        )
+    for corpus in report.get("corpora", []):
+        sequences = ", ".join(f"{n:,} of {length}" for length, n in corpus["sequences"].items())
+        weight = "" if corpus["weight"] is None else f", weight {corpus['weight']:g}"
+        yield (
+            f"corpus {corpus['name']}",
+            f"{corpus['documents']:,} documents, {corpus['sentences']:,} sentences, "
+            f"{corpus['tokens']:,} tokens; sequences: {sequences}{weight}",
         )
 
 

@@ -5,17 +5,20 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from ds_bert.errors import DataError
 from ds_bert.files import DATA_SET
+from ds_bert.text.corpora import parse_groups
 from ds_bert.text.hf_datasets import PREFIX, dataset_folder, hub_dataset, is_dataset_folder
 from ds_bert.text.pipes import spool
+from ds_bert.text.remote import RemotePath, find_remote, is_address
 from ds_bert.text.sentences import split_sentences
 from ds_bert.text.source import Input
 from ds_bert.text.streams import compression, reading
 from ds_bert.text.tables import CsvInput, JsonInput, ParquetInput, RowInput
 
-__all__ = ["TEXT_COLUMN", "Input", "find_inputs"]
+__all__ = ["TEXT_COLUMN", "Input", "TextCorpus", "find_corpora", "find_inputs"]
 
 TEXT_COLUMN = "text"
 STANDARD_INPUT = "-"
@@ -30,28 +33,49 @@ _TABLES: dict[str, type[RowInput]] = {
 _ARCHIVES = {".tar", ".tgz", ".zip", ".7z"}
 
 
-def find_inputs(
+class TextCorpus(NamedTuple):
+    """The text of one corpus.
+
+    Attributes:
+        name: of the corpus; empty where the text is not divided into corpora.
+        weight: see `ds_bert.instances.mixture`; None: not given.
+        inputs: in order.
+    """
+
+    name: str
+    weight: float | None
+    inputs: list[Input]
+
+
+def find_inputs(patterns: Sequence[str], **options: Any) -> list[Input]:
+    """The inputs of all corpora; see `find_corpora`."""
+    return [item for corpus in find_corpora(patterns, **options) for item in corpus.inputs]
+
+
+def find_corpora(
     patterns: Sequence[str],
     *,
     text_column: str = TEXT_COLUMN,
     sentence_splitter: str | None = None,
     spool_folder: Path | None = None,
     leave_out: Path | None = None,
-) -> list[Input]:
-    """Inputs of a list of names.
+) -> list[TextCorpus]:
+    """Inputs of a list of names, by corpus.
 
     Args:
         patterns: files, globs (with ** for any depth), folders (all files of a known kind below
             them; or a data set of `save_to_disk`), hf:OWNER/NAME of the hub, "-" for standard
-            input; each also a comma list of them. The suffix of a file says what it is; a suffix
-            that is not known means text.
+            input; each also a comma list of them, with NAME= before it and :WEIGHT behind it if
+            it is one of several corpora (`ds_bert.text.corpora`). The suffix of a file says what it
+            is; a suffix that is not known means text.
         text_column: column to read, of tables and data sets.
         sentence_splitter: language code; None: lines are sentences already.
         spool_folder: where to keep what comes through a pipe; None: the working folder.
         leave_out: a file that is never an input (the vocabulary).
 
     Returns:
-        The inputs in the order given, those of one glob or folder sorted, none twice.
+        The corpora in the order given, one without a name if none has one; their inputs likewise,
+        those of one glob or folder sorted, none twice.
 
     Raises:
         ConfigurationError: the language is no code, a package for it is not installed, or a pipe
@@ -59,24 +83,49 @@ def find_inputs(
         DataError: a file is absent or an archive, a glob or folder has no file.
         SourceUnavailable: a place cannot be looked at.
     """
-    found: dict[Path, Input] = {}
-    for pattern in ",".join(patterns).split(","):
-        if pattern.strip():
-            with reading(pattern.strip()):
-                for item in _matches(pattern.strip(), text_column, spool_folder or Path()):
-                    found.setdefault(Path(str(item)).resolve(), item)
-    if leave_out is not None:
-        found.pop(leave_out.resolve(), None)
-    if not found:
-        raise DataError("no input: name text files with --input_file")
-    inputs = list(found.values())
-    return split_sentences(inputs, sentence_splitter) if sentence_splitter else inputs
+    corpora: list[TextCorpus] = []
+    owners: dict[str, str] = {}
+    for name, group, weight in parse_groups(patterns):
+        found = _find(group, text_column, spool_folder or Path())
+        if leave_out is not None:
+            found.pop(str(leave_out.resolve()), None)
+        if not found:
+            of = f" of corpus {name}" if name else ""
+            raise DataError(f"no input{of}: name text files with --input_file")
+        for place, item in found.items():
+            if owners.setdefault(place, name) != name:
+                raise DataError(
+                    f"{item} is in corpus {owners[place]} and in {name}; expected it in one of them"
+                )
+        inputs = list(found.values())
+        if sentence_splitter:
+            inputs = split_sentences(inputs, sentence_splitter)
+        corpora.append(TextCorpus(name, weight, inputs))
+    return corpora
+
+
+def _find(patterns: Sequence[str], text_column: str, spool_folder: Path) -> dict[str, Input]:
+    """Inputs by what they have in common with others that are the same."""
+    found: dict[str, Input] = {}
+    for pattern in patterns:
+        with reading(pattern):
+            for item in _matches(pattern, text_column, spool_folder):
+                found.setdefault(_place(item), item)
+    return found
+
+
+def _place(item: Input) -> str:
+    if isinstance(item.path, RemotePath):
+        return item.path.url
+    return str(Path(str(item)).resolve())
 
 
 def _matches(pattern: str, text_column: str, spool_folder: Path) -> Iterator[Input]:
     path = Path(pattern)
     if pattern == STANDARD_INPUT:
         yield spool(path, sys.stdin.buffer, spool_folder)
+    elif is_address(pattern):
+        yield from (_file_input(file, text_column) for file in find_remote(pattern))
     elif pattern.startswith(PREFIX):
         yield hub_dataset(pattern, text_column)
     elif path.is_fifo():

@@ -6,6 +6,7 @@ from typing import Any, BinaryIO, ClassVar
 
 import xxhash
 
+from ds_bert.text.remote import RemotePath, known, state
 from ds_bert.text.streams import compression, open_plain, open_raw, plain_bytes, reading
 
 _PIECE_BYTES = 4 * 2**20
@@ -60,19 +61,29 @@ class Input:
 
         Returns:
             `name` (without the folders of an absolute path), `bytes` and `xxh3_128` of the file as
-            it is on disk, and `format` if it is not plain text.
+            it is on disk, and `format` if it is not plain text. Of a remote file the checksum that
+            its server gives, `checksum`, stands for the hash: it need not be read for that.
         """
         suffix = compression(self.path)
         name = self.path.name if self.path.is_absolute() else self.path.as_posix()
         kind = {"format": suffix[1:]} if suffix else {}
-        return {"name": name, **size_and_hash(self._open_raw()), **kind}
+        return {"name": name, **self._content(), **kind}
+
+    def _content(self) -> dict[str, Any]:
+        if isinstance(self.path, RemotePath):
+            told = known(self.path)
+            if told.checksum is not None and told.num_bytes is not None:
+                return {"bytes": told.num_bytes, "checksum": told.checksum}
+        return size_and_hash(self._open_raw())
 
     def _open_raw(self) -> BinaryIO:
         return open_raw(self.path)
 
 
-def file_state(path: Path) -> tuple[int, ...]:
+def file_state(path: Path) -> tuple[object, ...]:
     """See `Input.state`. Not the time of the last change of the inode: a new hard link is none."""
+    if isinstance(path, RemotePath):
+        return state(path)
     with reading(path):
         status = path.stat()
     return status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino

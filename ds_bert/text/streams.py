@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ds_bert.errors import ConfigurationError, DataError, SourceUnavailable
+from ds_bert.text.remote import RemotePath, known, open_remote
 
 BUFFER_BYTES = 2**18
 MAX_LINE_BYTES = 2**28  # a line is kept in memory
@@ -27,6 +28,8 @@ def compression(path: Path) -> str:
 
 def plain_bytes(path: Path) -> int:
     """Size of a file; of a compressed one about the size of the text in it."""
+    if isinstance(path, RemotePath):
+        return (known(path).num_bytes or 0) * _RATIO.get(compression(path), 1)
     with reading(path):
         return path.stat().st_size * _RATIO.get(compression(path), 1)
 
@@ -60,6 +63,8 @@ def open_raw(path: Path) -> BinaryIO:
     Raises:
         SourceUnavailable: it cannot be opened or, later, read.
     """
+    if isinstance(path, RemotePath):
+        return open_remote(path)
     with reading(path):
         return io.BufferedReader(_File(path))
 

@@ -1,8 +1,8 @@
 """The data of each training step: which sequences, in which order, on which rank.
 
-Sample p of a run is row `permuted(p % N)` of epoch p // N. So the position in the data is one
-number, the same for any number of ranks, and no order is ever stored. Samples that a run leaves out
-are passed over, so steps and samples are counted apart.
+Which row sample p of a run is follows from p alone (`ds_bert.instances.mixture`). So the position
+in the data is one number, the same for any number of ranks, and no order is ever stored. Samples
+that a run leaves out are passed over, so steps and samples are counted apart.
 """
 
 from collections import deque
@@ -21,8 +21,8 @@ from ds_bert import distributed
 from ds_bert.dataset.store import InstanceTable
 from ds_bert.divergence.left_out import NOTHING, LeftOut
 from ds_bert.instances.collate import count_masked_tokens, sequence_lengths
+from ds_bert.instances.mixture import SampleOrder
 from ds_bert.model.batch import MASKED_TOKENS, SEQUENCES, Batch, make_batch
-from ds_bert.rng.streams import permuted
 from ds_bert.training.masks import MaskSchedule
 from ds_bert.training.plan import Plan
 
@@ -63,6 +63,7 @@ class TrainingBatches:
         masking: "dynamic" for new masks in every epoch, "static" for the same in all. Masks that
             are stored in the data set are taken as they are.
         masks: how to draw masks; None: as the data set says.
+        order: which row each sample is; None: each row once in an epoch.
         packed: deal the sequences of a step out so that all micro-batches of all ranks have nearly
             the same number of tokens, rounded up to a multiple of 128.
         left_out: samples that no step takes.
@@ -76,6 +77,7 @@ class TrainingBatches:
     seed: int
     masking: Literal["dynamic", "static"] = "dynamic"
     masks: MaskSchedule | None = None
+    order: SampleOrder | None = None
     packed: bool = False
     left_out: LeftOut = NOTHING
 
@@ -94,6 +96,7 @@ class TrainingBatches:
             seed=plan.config.seed,
             masking=plan.config.masking,
             masks=plan.masks,
+            order=plan.order,
             packed=plan.config.packed,
             left_out=LeftOut.of_run(Path(plan.config.output_dir)),
         )
@@ -155,11 +158,8 @@ class TrainingBatches:
     def _locate(self, first_sample: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows and mask epochs of a step's samples over all ranks."""
         samples = np.arange(first_sample, first_sample + self.train_batch_size)
-        epochs, positions = np.divmod(samples, len(self.table))
-        indices = np.empty_like(samples)
-        for epoch in range(epochs[0], epochs[-1] + 1):
-            inside = epochs == epoch
-            indices[inside] = permuted(positions[inside], len(self.table), self.seed, epoch)
+        order = self.order or SampleOrder.by_size(len(self.table), self.seed)
+        indices, epochs = order.locate(samples)
         return indices, epochs if self.masking == "dynamic" else np.zeros_like(epochs)
 
 

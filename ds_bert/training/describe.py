@@ -23,6 +23,8 @@ def describe(plan: Plan) -> str:
         start = f"weights of {config.init_from}" + (" and its moments" * config.carry_moments)
     if plan.resume_from:
         start = f"resume from {plan.resume_from.folder}{_before(plan, plan.resume_from)}"
+    epochs = "" if plan.order.is_mixed else f" = {samples / num_rows:.2f} epochs"
+    corpora = "; ".join(plan.order.describe(samples, table.corpora))
     rows = {"recipe": config.description} if config.description else {}
     rows |= {
         "model": f"{config.model}, {plan.num_parameters:,} parameters",
@@ -33,11 +35,12 @@ def describe(plan: Plan) -> str:
         "validation data": f"{config.validation_data}: {len(validation.rows):,} instances"
         if validation
         else "none",
+        **({"corpora": corpora} if corpora else {}),
         "masks": "stored in the data set" if table.masks else str(plan.masks),
         "batch": f"train_batch_size {plan.batch.train_batch_size:,}, micro-batch to be measured"
         if plan.micro_batch_is_open
         else str(plan.batch),
-        "steps": f"{config.max_steps:,} = {samples:,} sequences = {samples / num_rows:.2f} epochs",
+        "steps": f"{config.max_steps:,} = {samples:,} sequences{epochs}",
         "schedule": _schedule(config),
         "optimizer": f"{plan.optimizer['type']} {plan.optimizer['params']}, {_clipping(plan)}",
         "precision": _precision(plan),

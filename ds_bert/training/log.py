@@ -16,6 +16,8 @@ from ds_bert.model.batch import Batch
 from ds_bert.model.flops import peak_flops
 from ds_bert.progress import Progress
 
+_CORPORA_IN_A_LINE = 8
+
 
 class RunLog:
     """Counts what is done, measures rates (pauses taken out) and writes rows on rank 0.
@@ -117,6 +119,7 @@ class RunLog:
         distributed.log(
             f"step {self._step:,} validation: {_means(metrics)} "
             f"({metrics['num_sequences']:,} sequences, {metrics['masked_share']:.1%} masked)"
+            + _of_corpora(metrics)
         )
         self._write("validation", metrics)
 
@@ -167,6 +170,15 @@ def _means(metrics: dict[str, Any]) -> str:
     digits = {"perplexity": 2}
     means = [name for name in metrics if name.endswith(("_loss", "perplexity", "_accuracy"))]
     return " ".join(f"{name} {metrics[name]:.{digits.get(name, 4)}f}" for name in means)
+
+
+def _of_corpora(metrics: dict[str, Any]) -> str:
+    """The masked-LM loss of each corpus, where there are few enough for a line."""
+    losses = {name: value for name, value in metrics.items() if name.startswith("mlm_loss_")}
+    if not 0 < len(losses) <= _CORPORA_IN_A_LINE:
+        return ""
+    parts = (f"{name.removeprefix('mlm_loss_')} {value:.4f}" for name, value in losses.items())
+    return f"; mlm_loss of {', '.join(parts)}"
 
 
 def duration(seconds: float) -> str:

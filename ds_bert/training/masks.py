@@ -9,11 +9,17 @@ from typing import Any
 
 from ds_bert.checkpoint.facts import OWN_MASKS
 from ds_bert.config import TrainingConfig
-from ds_bert.dataset.options import MaskOptions
+from ds_bert.dataset.options import NGRAM, PIECE, SPAN, WORD, MaskOptions, mask_fields
 from ds_bert.dataset.store import InstanceTable
 from ds_bert.errors import ConfigurationError, require
 
 FIELDS = tuple(MaskOptions.__dataclass_fields__)  # the recipe's fields have the same names
+_UNITS = {
+    PIECE: "single tokens",
+    WORD: "whole words",
+    NGRAM: "runs of 1 to 3 whole words",
+    SPAN: "spans of 1 to 10 whole words, each shown in one way",
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class MaskSchedule:
         return (
             f"{first.masked_lm_prob:.1%}{change} of the tokens, at most "
             f"{first.max_predictions_per_seq} a sequence, "
-            f"{'whole words' if first.do_whole_word_mask else 'single tokens'}; "
+            f"{_UNITS[first.unit]}; "
             f"{first.mask_replace_prob:.0%} as [MASK], {first.random_replace_prob:.0%} random, "
             f"{kept:.0%} as they are"
         )
@@ -71,7 +77,14 @@ def resolve_masks(config: TrainingConfig, table: InstanceTable) -> MaskSchedule:
     end = config.masked_lm_prob_end
     if table.masks is not None:
         _refuse_contradiction(config, own, given)
+        if len(table.masks.positions) == 0:
+            raise ConfigurationError(
+                f"{config.train_data} has no masked token (max_predictions_per_seq is "
+                f"{own.max_predictions_per_seq}), nothing to learn from; preprocess with 1 or more"
+            )
         return MaskSchedule(own, own.masked_lm_prob, config.max_steps)
+    if given.keys() & {"do_whole_word_mask", "masking_unit"}:
+        given |= mask_fields(config.do_whole_word_mask, config.masking_unit)
     first = replace(own, **given)
     schedule = MaskSchedule(first, first.masked_lm_prob if end is None else end, config.max_steps)
     if "max_predictions_per_seq" not in given:
@@ -86,6 +99,8 @@ def as_fact(schedule: MaskSchedule, table: InstanceTable) -> str:
     """What a checkpoint says of a run's masks: the fields that are not the data set's own."""
     own, fields = asdict(table.options.masks), asdict(schedule.first)
     changed = {name: value for name, value in fields.items() if value != own[name]}
+    if "masking_unit" in changed:
+        changed["masking_unit"] = schedule.first.unit
     if schedule.last_prob != schedule.first.masked_lm_prob:
         changed["masked_lm_prob_end"] = schedule.last_prob
     return ", ".join(f"{name} {value}" for name, value in changed.items()) or OWN_MASKS
@@ -94,7 +109,7 @@ def as_fact(schedule: MaskSchedule, table: InstanceTable) -> str:
 def _refuse_contradiction(config: TrainingConfig, own: MaskOptions, given: dict[str, Any]) -> None:
     if config.masked_lm_prob_end is not None:
         given = {**given, "masked_lm_prob_end": config.masked_lm_prob_end}
-    stored = {**asdict(own), "masked_lm_prob_end": own.masked_lm_prob}
+    stored = {**asdict(own), "masking_unit": own.unit, "masked_lm_prob_end": own.masked_lm_prob}
     for name, value in given.items():
         if value != stored[name]:
             raise ConfigurationError(

@@ -16,6 +16,7 @@ from ds_bert.config import MICRO_BATCH, TrainingConfig
 from ds_bert.dataset.store import InstanceTable, TokenStore
 from ds_bert.errors import CheckpointError, ConfigurationError, DataError, require
 from ds_bert.files import require_folder, require_space
+from ds_bert.instances.mixture import SampleOrder
 from ds_bert.model import pretrained
 from ds_bert.model.bert import OBJECTIVES, UnpaddedBert
 from ds_bert.model.fp8 import check_fp8
@@ -46,6 +47,7 @@ class Plan:
     train_table: InstanceTable
     validation_table: InstanceTable | None
     masks: MaskSchedule
+    order: SampleOrder
     model_config: BertConfig
     resume_from: Checkpoint | None
     init_folder: str | None
@@ -106,6 +108,7 @@ class Plan:
             "seed": self.config.seed,
             "masking": self.config.masking,
             "masks": as_fact(self.masks, self.train_table),
+            "corpus_weights": str(self.order),
             "objective": self.config.objective,
             "max_seq_length": self.config.max_seq_length,
             "vocabulary": store.vocabulary.sha256,
@@ -139,6 +142,7 @@ def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
         train_table=train_table,
         validation_table=validation_table,
         masks=resolve_masks(config, train_table),
+        order=SampleOrder.of(train_table, config.corpus_weights, config.seed),
         model_config=model_config,
         resume_from=resume_from,
         init_folder=init_folder,

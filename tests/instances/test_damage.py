@@ -16,6 +16,7 @@ def tables(tmp_path_factory, golden, vocab_file):
     kinds = {
         "fast": {},
         "words": {"do_whole_word_mask": True},
+        "span": {"masking_unit": "span", "objective": "mlm+sop"},
         "exact": {"mode": "exact"},
         "mlm": {"objective": "mlm"},
     }
@@ -44,7 +45,7 @@ def test_sound_tables_pass(tables):
         assert len(batch(table).cu_seqlens) == len(table) + 1
 
 
-@pytest.mark.parametrize("kind", ["fast", "exact", "words", "mlm"])
+@pytest.mark.parametrize("kind", ["fast", "exact", "words", "span", "mlm"])
 @pytest.mark.parametrize(
     "values",
     [
@@ -82,7 +83,7 @@ def test_every_single_bit_of_a_row(tables):
     assert refused > 100
 
 
-@pytest.mark.parametrize("kind", ["fast", "exact", "words", "mlm"])
+@pytest.mark.parametrize("kind", ["fast", "exact", "words", "span", "mlm"])
 def test_a_token_that_is_no_id(tables, kind):
     table = tables[kind]
     tokens = np.array(table.store.tokens)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from ds_bert.dataset.options import InstanceOptions
+from ds_bert.instances.google_masks import google_masks
 from ds_bert.instances.masking import (
     MaskingRules,
     choose_masks,
-    google_masks,
     masking_rules,
     num_predictions,
 )

@@ -68,11 +68,25 @@ def expected_report(store):
             "share": round(1 - len(set(sentences)) / len(sentences), 6),
             "sampled_one_in": 1,
         },
+        "near_duplicates": expected_near_duplicates(documents),
         "lengths": {
             str(length): expected_sequences(store.instances(length).rows, length, sentences)
             for length in store.sequence_lengths
         },
     }
+
+
+def expected_near_duplicates(documents):
+    """Against all earlier documents."""
+    sets = []
+    for document in documents:
+        tokens = [token for sentence in document for token in sentence]
+        sets.append({tuple(tokens[at : at + 5]) for at in range(max(1, len(tokens) - 4))})
+    number = sum(
+        any(len(a & b) >= 0.8 * len(a | b) for b in sets[:place]) for place, a in enumerate(sets)
+    )
+    share = round(number / len(sets), 6)
+    return {"documents": number, "share": share, "similarity": 0.8}
 
 
 def map_len(items):

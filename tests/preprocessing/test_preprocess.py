@@ -190,6 +190,8 @@ def test_warnings_name_the_cure(preprocess, tmp_path, text_file, vocab_file, gol
     single.write_text("a b c\nd e f\n")
     command = arguments(tmp_path, single, vocab_file, "--mode", "exact")
     assert "put blank lines between documents" in warning(preprocess, capsys, *command)
+    command += ["--max_predictions_per_seq", 0, "--overwrite"]
+    assert "length 32: no token is masked" in warning(preprocess, capsys, *command)
 
     (tmp_path / "unknown.txt").write_text("the ☃ a\nof the\n\n" * 30)
     command = arguments(tmp_path, tmp_path / "unknown.txt", vocab_file, "--overwrite")

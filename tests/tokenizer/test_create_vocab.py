@@ -207,6 +207,19 @@ def test_comma_lists_globs_and_casing(main, text_file, tmp_path):
         assert {"Z", "T", "Å"} <= set(Vocabulary.read(out).tokens)
 
 
+def test_names_of_corpora_change_nothing(main, text_file, tmp_path, capsys):
+    other = tmp_path / "other.txt"
+    other.write_text("one two two\n")
+    written = []
+    for inputs in ([f"{text_file},{other}"], [f"a={text_file}:3", f"b={other}"]):
+        path = tmp_path / f"vocab{len(written)}.txt"
+        main(["--input_file", *inputs, "--vocab_size", "99", "--vocab_file", str(path)])
+        written.append(path.read_bytes())
+        is_told = "weights of corpora are for training" in capsys.readouterr().out
+        assert is_told == (len(written) == 2)
+    assert written[0] == written[1]
+
+
 def test_a_glob_that_matches_the_vocabulary_file_does_not_read_it(
     main, text_file, tmp_path, capsys
 ):

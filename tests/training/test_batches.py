@@ -29,6 +29,7 @@ def make_table(folder, golden, **options):
 KINDS = {
     "single tokens": {},
     "whole words": {"do_whole_word_mask": True},
+    "spans of swapped pairs": {"masking_unit": "span", "objective": "mlm+sop"},
     "stored": {"mode": "exact", "dupe_factor": 2},
 }
 

@@ -104,9 +104,31 @@ def test_whole_words(table):
     assert (np.isin(before, positions) | special).all()
 
 
+def test_units(table, golden, tmp_path):
+    """The recipe's, also over data with another one; a checkpoint is told what has changed."""
+    masks = resolve_masks(config(masking_unit="span"), table)
+    assert masks.first.unit == "span" and "spans of 1 to 10" in str(masks)
+    assert as_fact(masks, table) == "do_whole_word_mask True, masking_unit span"
+    positions = step_of(table, 0, masks).masked_lm_positions.numpy()
+    assert (np.diff(positions) == 1).mean() > 0.5
+    # As a run of before there were units says it.
+    words = resolve_masks(config(masking_unit="word"), table)
+    assert words == resolve_masks(config(do_whole_word_mask=True), table)
+    assert as_fact(words, table) == "do_whole_word_mask True"
+    spans = TokenStore.open(make_data(tmp_path / "spans", golden, masking_unit="span"))
+    table = spans.instances(64)
+    assert resolve_masks(config(), table).first.unit == "span"
+    assert as_fact(resolve_masks(config(masking_unit="span"), table), table) == OWN_MASKS
+    for fields in ({"masking_unit": "word"}, {"do_whole_word_mask": True}):
+        masks = resolve_masks(config(**fields), table)
+        assert masks.first.unit == "word"
+        assert as_fact(masks, table) == "masking_unit word"
+
+
 @pytest.mark.parametrize(
     "fields",
     [
+        {"masking_unit": "words"},
         {"masked_lm_prob": 0.0},
         {"masked_lm_prob": 1.0},
         {"masked_lm_prob_end": 1.5},
@@ -125,14 +147,22 @@ def test_values_without_a_meaning(table, fields):
 def test_stored_masks_win(stored):
     masks = resolve_masks(config(masked_lm_prob=0.15, mask_replace_prob=0.8), stored)
     assert masks.first == stored.options.masks
+    resolve_masks(config(masking_unit="piece", do_whole_word_mask=False), stored)
     for fields in (
         {"masked_lm_prob": 0.3},
         {"masked_lm_prob_end": 0.1},
         {"mask_replace_prob": 1.0},
+        {"masking_unit": "span"},
     ):
         (name,) = fields
         with pytest.raises(ConfigurationError, match=f"{name} is .* are stored"):
             resolve_masks(config(**fields), stored)
+
+
+def test_data_without_a_mask(golden, tmp_path):
+    folder = make_data(tmp_path / "data", golden, mode="exact", max_predictions_per_seq=(0, 0))
+    with pytest.raises(ConfigurationError, match="has no masked token"):
+        resolve_masks(config(), TokenStore.open(folder).instances(64))
 
 
 def test_words_tell_all(table):

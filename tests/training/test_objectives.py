@@ -1,4 +1,4 @@
-"""Objectives: masked-LM alone from data to Hugging Face folder, and one that a test makes up."""
+"""Objectives: masked-LM alone and sentence order from data to Hugging Face folder, and another."""
 
 import json
 from typing import ClassVar
@@ -6,7 +6,12 @@ from typing import ClassVar
 import pytest
 from data_util import exit_code
 from training_util import make_data, write_recipe
-from transformers import AutoModelForMaskedLM, BertForMaskedLM, pipeline
+from transformers import (
+    AutoModelForMaskedLM,
+    BertForMaskedLM,
+    BertForPreTraining,
+    pipeline,
+)
 
 from ds_bert.commands.evaluate import main as evaluate_main
 from ds_bert.commands.train import main
@@ -26,6 +31,11 @@ def pairs(tmp_path_factory, golden):
 @pytest.fixture(scope="module")
 def sentences(tmp_path_factory, golden):
     return make_data(tmp_path_factory.mktemp("sentences") / "train", golden, objective="mlm")
+
+
+@pytest.fixture(scope="module")
+def ordered(tmp_path_factory, golden):
+    return make_data(tmp_path_factory.mktemp("ordered") / "train", golden, objective="mlm+sop")
 
 
 @pytest.fixture(scope="module")
@@ -82,20 +92,21 @@ def test_it_goes_on(finished, sentences, tmp_path):
     assert rows_of(tmp_path / "run", "train")[-1]["step"] == 8
 
 
-@pytest.mark.parametrize("objective", ["mlm", "mlm+nsp"])
+@pytest.mark.parametrize("objective", ["mlm", "mlm+nsp", "mlm+sop"])
 def test_data_of_the_other_objective(objective, pairs, sentences, tmp_path, capsys):
-    data = pairs if objective == "mlm" else sentences
+    data = sentences if objective == "mlm+nsp" else pairs
     recipe = write_recipe(tmp_path, data, section={"objective": objective})
     assert exit_code(main, "--ds_config", recipe) == 2
     message = capsys.readouterr().err
-    assert f"--objective {objective} --max_seq_length 32 --output_dir {data}_" in message
+    name = objective.replace("+", "_")
+    assert f"--objective {objective} --max_seq_length 32 --output_dir {data}_{name}" in message
     assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_objective(pairs, tmp_path, capsys):
-    recipe = write_recipe(tmp_path, pairs, section={"objective": "mlm+sop"})
+    recipe = write_recipe(tmp_path, pairs, section={"objective": "mlm+clm"})
     assert exit_code(main, "--ds_config", recipe) == 2
-    assert "found 'mlm+sop', expected one of mlm+nsp, mlm" in capsys.readouterr().err
+    assert "found 'mlm+clm', expected one of mlm+nsp, mlm+sop, mlm" in capsys.readouterr().err
 
 
 def test_weights_go_over_but_moments_do_not(finished, pairs, tmp_path, capsys):
@@ -122,6 +133,30 @@ def test_a_run_keeps_its_masks(pairs, tmp_path, capsys):
     assert (
         "masks masked_lm_prob 0.3, max_predictions_per_seq 10 instead of" in capsys.readouterr().err
     )
+
+
+def test_sentence_order(ordered, pairs, tmp_path, capsys):
+    """Its losses have their own names, from the log to evaluate.py; the model is a stock BERT."""
+    section = SECTION | {"objective": "mlm+sop", "masking_unit": "span"}
+    recipe = write_recipe(tmp_path, ordered, section=section)
+    assert exit_code(main, "--ds_config", recipe) == 0
+    lines = capsys.readouterr().out
+    assert " sop_acc " in lines and "sop_loss" in lines and "nsp" not in lines
+    rows = rows_of(tmp_path / "run", "train")
+    assert {key for key in rows[0] if "loss" in key} == {"loss", "mlm_loss", "sop_loss"}
+    assert rows[-1]["mlm_loss"] < rows[0]["mlm_loss"] - 0.2
+    (*_, last) = rows_of(tmp_path / "run", "validation")
+    found = evaluate(capsys, "--checkpoint", tmp_path / "run")
+    for name in ("mlm_loss", "sop_loss", "sop_accuracy"):
+        assert found[name] == pytest.approx(last[name], rel=1e-6)
+    folder = tmp_path / "run/checkpoints/step_20/hf"
+    _, info = BertForPreTraining.from_pretrained(folder, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert "`BertForPreTraining` (objective mlm+sop)" in (folder / "README.md").read_text()
+    flags = ["--checkpoint", tmp_path / "run", "--data", pairs]
+    assert exit_code(evaluate_main, *flags) == 2
+    assert "trained for mlm+sop" in capsys.readouterr().err
+    assert set(evaluate(capsys, *flags, "--only_mlm")) & {"nsp_loss", "sop_loss"} == set()
 
 
 class WithLength(BertForUnpaddedPreTraining):
