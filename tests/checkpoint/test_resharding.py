@@ -86,7 +86,7 @@ def of_four_ranks(tmp_path_factory, data):
         make_recipe(folder / name, data, save_interval=int(name == "AdamW"), **cases[name])
         for name in cases
     ]
-    rows = run_ranks(on_each_rank, RANKS[0], recipes, 2)[0]
+    rows = run_ranks(on_each_rank, RANKS[0], recipes, 2, timeout=300)[0]
     return folder, dict(zip(cases, rows, strict=True))
 
 
@@ -124,7 +124,11 @@ def test_four_two_one_three_ranks(of_four_ranks, copy_of, whole):
     rows = [list(of_four_ranks[1][name]) for name in CHAINS]
     for ranks, micro_batch in zip(RANKS[1:], (3, 4, 2), strict=True):
         how = (recipes, 2, "--train_micro_batch_size", micro_batch)
-        found = on_each_rank(*how) if ranks == 1 else run_ranks(on_each_rank, ranks, *how)[0]
+        found = (
+            on_each_rank(*how)
+            if ranks == 1
+            else run_ranks(on_each_rank, ranks, *how, timeout=300)[0]
+        )
         for mine, more in zip(rows, found, strict=True):
             mine += more
     for name, recipe, found in zip(CHAINS, recipes, rows, strict=True):
