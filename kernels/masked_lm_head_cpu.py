@@ -64,9 +64,10 @@ def _to_gradient(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     values = logits.float()
     wanted = values.gather(1, index)
     top, guess = values.max(1, keepdim=True)
-    probabilities = values.softmax(1)
+    torch.softmax(values, 1, out=values)
     # log(sum(exp(values - top))) is minus the log of the top's probability, which is never 0.
-    losses = top - wanted - probabilities.gather(1, guess).log()
-    probabilities.scatter_add_(1, index, torch.full_like(wanted, -1.0))
-    logits.copy_(probabilities)
+    losses = top - wanted - values.gather(1, guess).log()
+    values.scatter_add_(1, index, torch.full_like(wanted, -1.0))
+    if values is not logits:
+        logits.copy_(values)
     return losses[:, 0], (guess == index)[:, 0]

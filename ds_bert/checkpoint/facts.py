@@ -14,8 +14,10 @@ from ds_bert.errors import CheckpointError
 from ds_bert.instances.mixture import BY_SIZE
 from ds_bert.model import pretrained
 
-# The layout of DeepSpeed's files depends on these: they count where only moments are taken, too.
-LAYOUT = ("objective", "optimizer", "precision", "zero_stage", "world_size")
+# The state is cut anew where these differ (`ds_bert.checkpoint.resharding`), so they may.
+LAYOUT = ("zero_stage", "world_size")
+# What moments depend on: these count where only moments are taken, too.
+MOMENTS = ("objective", "optimizer", "precision")
 OWN_MASKS = "as the data set says"  # the fact "masks" of a run that changes nothing about them
 # By name of a fact that older checkpoints do not have: what those were written with.
 BEFORE: dict[str, Any] = {
@@ -32,7 +34,7 @@ def check_resume(facts: dict[str, Any], checkpoint: Checkpoint) -> None:
         CheckpointError: names every fact that differs.
     """
     cure = "choose another output_dir, and --init_from to start from its weights"
-    _compare(facts, checkpoint, facts, cure)
+    _compare(facts, checkpoint, [name for name in facts if name not in LAYOUT], cure)
 
 
 def check_moments(facts: dict[str, Any], checkpoint: Checkpoint) -> None:
@@ -42,7 +44,13 @@ def check_moments(facts: dict[str, Any], checkpoint: Checkpoint) -> None:
         CheckpointError: names every fact that differs.
     """
     cure = "use the same, or leave carry_moments out to take the weights only"
-    _compare(facts, checkpoint, LAYOUT, cure)
+    _compare(facts, checkpoint, MOMENTS, cure)
+
+
+def layout(facts: dict[str, Any]) -> str:
+    """How the state of a run with these facts lies on its ranks, in words."""
+    world_size, stage = facts["world_size"], facts["zero_stage"]
+    return f"{world_size} rank{'s' * (world_size > 1)} at ZeRO stage {stage}"
 
 
 def _compare(

@@ -16,7 +16,9 @@ from deepspeed.utils.tensor_fragment import fragment_address
 from ds_bert import distributed
 from ds_bert.checkpoint.folder import ENGINE, Checkpoint
 from ds_bert.checkpoint.manifest import read_manifest
+from ds_bert.checkpoint.resharding import load_resharded
 from ds_bert.errors import CheckpointError
+from ds_bert.rng.streams import DROPOUT, stream_key
 
 STATE = "ds_bert"  # apart from DeepSpeed's own values, which have names like ours
 # Everything in DeepSpeed's files that is not a tensor or a plain container.
@@ -29,7 +31,7 @@ def load_checkpoint(
     """Load weights, moments, schedule and random state; returns the trainer's state.
 
     Args:
-        checkpoint: verified, of the same model, optimizer, precision and number of ranks.
+        checkpoint: verified, of the same model, optimizer and precision.
         engine: a freshly initialised DeepSpeed engine.
         only_optimizer: take weights and moments, but neither schedule nor random state.
 
@@ -52,18 +54,46 @@ def load_checkpoint(
 
 
 def _load(checkpoint: Checkpoint, engine: Any, only_optimizer: bool) -> dict[str, Any]:
+    same_ranks = checkpoint.facts["world_size"] == distributed.world_size()
+    same_stage = checkpoint.facts["zero_stage"] == engine.zero_optimization_stage()
     with only_safe_loading(), redirect_stdout(io.StringIO()):  # DeepSpeed prints tracing lines
-        path, state = engine.load_checkpoint(
-            checkpoint.folder, tag=ENGINE, load_lr_scheduler_states=not only_optimizer
-        )
-    if path is None:
-        raise CheckpointError(f"{checkpoint.folder}: DeepSpeed could not load it")
+        if same_ranks and same_stage:
+            state = _load_as_it_is(checkpoint, engine, not only_optimizer)
+        else:
+            state = load_resharded(checkpoint, engine)
+            _restore_counters(engine, state, not only_optimizer)
     if hasattr(engine.optimizer, "clip_grad"):  # DeepSpeed would go on with the checkpoint's
         engine.optimizer.clip_grad = engine.gradient_clipping()
     if not only_optimizer:
-        name = random_state_file(distributed.rank())
-        set_random_state(torch.load(checkpoint.folder / name, weights_only=True))
+        if same_ranks:
+            name = random_state_file(distributed.rank())
+            set_random_state(torch.load(checkpoint.folder / name, weights_only=True))
+        else:
+            _restart_random_state(checkpoint)
     return state
+
+
+def _load_as_it_is(checkpoint: Checkpoint, engine: Any, with_schedule: bool) -> dict[str, Any]:
+    path, state = engine.load_checkpoint(
+        checkpoint.folder, tag=ENGINE, load_lr_scheduler_states=with_schedule
+    )
+    if path is None:
+        raise CheckpointError(f"{checkpoint.folder}: DeepSpeed could not load it")
+    return state
+
+
+def _restore_counters(engine: Any, state: dict[str, Any], with_schedule: bool) -> None:
+    """What `engine.load_checkpoint` takes from the model file, beside the weights."""
+    engine.global_steps, engine.skipped_steps = state["global_steps"], state["skipped_steps"]
+    engine.global_samples = state["global_samples"]
+    if with_schedule:
+        engine.lr_scheduler.load_state_dict(state["lr_scheduler"])
+
+
+def _restart_random_state(checkpoint: Checkpoint) -> None:
+    """Streams of their own for other ranks: nothing follows from those of the ranks before."""
+    seed, rank = checkpoint.facts["seed"], distributed.rank()
+    torch.manual_seed(int(stream_key(seed, DROPOUT, checkpoint.step, rank)))
 
 
 def _require_unchanged(checkpoint: Checkpoint) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from deepspeed.runtime import bf16_optimizer as deepspeed_bf16_optimizer
 from deepspeed.runtime import engine as deepspeed_engine
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from torch import Tensor
@@ -86,8 +87,14 @@ def global_norm(parts: list[Tensor]) -> Tensor:
 
 @contextmanager
 def waitless() -> Iterator[None]:
-    """Let `deepspeed.initialize` take this class for its own."""
-    with mock.patch.object(deepspeed_engine, "BF16_Optimizer", WaitlessBF16Optimizer):
+    """Let `deepspeed.initialize` take this class for its own.
+
+    Reports of memory are left out: six times they collect garbage first, two seconds on a CPU.
+    """
+    with (
+        mock.patch.object(deepspeed_engine, "BF16_Optimizer", WaitlessBF16Optimizer),
+        mock.patch.object(deepspeed_bf16_optimizer, "see_memory_usage", lambda *_, **__: None),
+    ):
         yield
 
 

@@ -16,6 +16,18 @@ from torch import Tensor
 _ALIGNMENT = 2  # the concatenation is padded to a multiple of this times the number of ranks
 
 
+def partition_size(num_elements: int, world_size: int) -> int:
+    """Elements of one rank's partition of a parameter group, padding included.
+
+    Args:
+        num_elements: of the group's tensors together.
+        world_size: number of ranks.
+
+    Source: deepspeed, runtime/zero/stage_1_and_2.py and runtime/bf16_optimizer.py.
+    """
+    return -(-num_elements // (_ALIGNMENT * world_size)) * _ALIGNMENT
+
+
 class Piece(NamedTuple):
     """A run of elements of one tensor inside a partition.
 
@@ -100,8 +112,8 @@ def layout_problem(
     Returns:
         what is wrong, or None.
     """
-    total, unit = sum(tensor.numel() for tensor in tensors), _ALIGNMENT * world_size
-    padded = -(-total // unit) * unit
+    total = sum(tensor.numel() for tensor in tensors)
+    padded = partition_size(total, world_size) * world_size
     if partition.dim() != 1 or partition.dtype != torch.float32:
         return f"found a {partition.dtype} tensor of shape {tuple(partition.shape)}"
     if partition.numel() * world_size != padded:

@@ -4,6 +4,8 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from ds_bert import distributed
+from ds_bert.checkpoint.facts import layout
+from ds_bert.checkpoint.folder import Checkpoint
 from ds_bert.config import TrainingConfig
 from ds_bert.model import pretrained
 from ds_bert.training.deepspeed_config import precision, zero_stage
@@ -20,7 +22,7 @@ def describe(plan: Plan) -> str:
     if config.init_from:
         start = f"weights of {config.init_from}" + (" and its moments" * config.carry_moments)
     if plan.resume_from:
-        start = f"resume from {plan.resume_from.folder}"
+        start = f"resume from {plan.resume_from.folder}{_before(plan, plan.resume_from)}"
     epochs = "" if plan.order.is_mixed else f" = {samples / num_rows:.2f} epochs"
     corpora = "; ".join(plan.order.describe(samples, table.corpora))
     rows = {"recipe": config.description} if config.description else {}
@@ -46,6 +48,12 @@ def describe(plan: Plan) -> str:
         f"{config.keep_checkpoints} kept in {config.output_dir}/checkpoints",
     }
     return "\n".join(f"{name:>16}: {text}" for name, text in rows.items())
+
+
+def _before(plan: Plan, checkpoint: Checkpoint) -> str:
+    """How a checkpoint lies that has to be cut anew; nothing where it is as in this run."""
+    before, now = layout(checkpoint.facts), layout(plan.facts)
+    return f", of {before}, for {now}" * (before != now)
 
 
 def _schedule(config: TrainingConfig) -> str:

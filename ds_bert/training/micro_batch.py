@@ -1,8 +1,8 @@
 """The micro-batch size of a recipe that says "auto": the fastest that fits into memory.
 
-It is that of the run which is resumed, else what was measured before for such a run on such a
-machine, else measured now, on an engine that is gone when the run builds its own. That happens
-before the run sets its seeds, so it changes no result.
+It is that of the run which is resumed on as many ranks, else what was measured before for such a
+run on such a machine, else measured now, on an engine that is gone when the run builds its own.
+That happens before the run sets its seeds, so it changes no result.
 """
 
 import json
@@ -134,7 +134,7 @@ def _known(plan: Plan, device: torch.device) -> int | None:
     """The size that the run had before, or that was measured before for such a run."""
     if plan.resume_from is not None:
         record = plan.resume_from.folder.parent.parent / "config.json"
-        if _fits(plan, size := _recorded_size(record)):
+        if _fits(plan, size := _recorded_size(record, plan.batch.world_size)):
             return _logged(size, f"as before, {record}")
     cache = cache_file()
     if _fits(plan, size := _cached_size(cache, _facts(plan, device))):
@@ -175,10 +175,11 @@ def _fits(plan: Plan, size: Any) -> bool:
     return type(size) is int and size >= 1 and share % size == 0
 
 
-def _recorded_size(record: Path) -> Any:
-    """The size in the config.json of a run; None if there is none."""
+def _recorded_size(record: Path, world_size: int) -> Any:
+    """The size in the config.json of a run of as many ranks, whose memory is alike; or None."""
     try:
-        return files.parse_json(record.read_text(encoding="utf-8"))["batch"]["micro_batch_size"]
+        batch = files.parse_json(record.read_text(encoding="utf-8"))["batch"]
+        return batch["micro_batch_size"] if batch["world_size"] == world_size else None
     except (OSError, ValueError, LookupError, TypeError):
         return None
 

@@ -117,7 +117,7 @@ def build_engine(plan: Plan, device: torch.device) -> tuple[Any, torch.optim.Opt
     distributed.log(f"{'encoder':>16}: {'; '.join(plan.prepare(model, device))}")
     optimizer = build_optimizer(model, plan.optimizer)
     scheduler = build_scheduler(optimizer, **config.schedule)
-    with waitless(), redirect_stdout(io.StringIO()):  # the bf16 optimizer prints its memory use
+    with waitless(), redirect_stdout(io.StringIO()):  # it prints as it goes
         engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, lr_scheduler=scheduler, config=plan.engine_config
         )

@@ -10,29 +10,32 @@ Source: deepspeed, utils/zero_to_fp32.py (which loads pickles without restrictio
 """
 
 import math
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ds_bert.checkpoint.shards import (
+    MASTERS,
+    MODEL_STATES,
+    OPTIMIZER,
+    check_number,
+    is_shard,
+    optimizer_files,
+)
 from ds_bert.errors import CheckpointError
 from ds_bert.weights.torch_files import load_torch
 
 STATES = "*model_states.pt"
-_MODEL, _MODEL_OF_STAGE_3 = (
-    "mp_rank_00_model_states.pt",
-    "zero_pp_rank_0_mp_rank_00_model_states.pt",
-)
-_SHARD = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_?optim_states\.pt")
-_PARTS, _PARTS_OF_STAGE_3 = "single_partition_of_fp32_groups", "fp32_flat_groups"
+_MODEL_OF_STAGE_3 = "zero_pp_rank_0_mp_rank_00_model_states.pt"
+_MASTERS_OF_STAGE_3 = "fp32_flat_groups"
 
 
 def find_shards(path: Path) -> Path | None:
     """The folder with DeepSpeed's files that a user named: it, one of its files, or its parent."""
     if path.is_file():
-        return path.parent if path.match(STATES) or _SHARD.fullmatch(path.name) else None
+        return path.parent if path.match(STATES) or is_shard(path) else None
     latest = path / "latest"  # names the folder of the newest checkpoint
     folders = [path]
     if latest.is_file():
@@ -48,21 +51,21 @@ def read_shards(folder: Path) -> tuple[dict[str, Tensor], str]:
     """
     states = _load_states(folder)
     module = {name: value for name, value in states["module"].items() if value is not None}
-    shards = _find_optimizer_files(folder)
+    shards = optimizer_files(folder)
     shapes = states.get("param_shapes")
     if not shards or not shapes:
         kind = "without ZeRO" if not shards else "of an early version, weights as in training"
         return module, f"DeepSpeed checkpoint ({kind})"
     optimizers = [_optimizer_state(path) for path in shards]
-    is_stage_3 = _PARTS_OF_STAGE_3 in optimizers[0]
-    _check_number(folder, optimizers[0].get("partition_count"), len(shards))
+    is_stage_3 = _MASTERS_OF_STAGE_3 in optimizers[0]
+    check_number(folder, optimizers[0].get("partition_count"), len(shards))
     groups = [shapes] if isinstance(shapes, dict) else shapes
     try:
         if is_stage_3:
-            masters = _join_parts(groups, [parts[_PARTS_OF_STAGE_3] for parts in optimizers])
+            masters = _join_parts(groups, [parts[_MASTERS_OF_STAGE_3] for parts in optimizers])
         else:
             paddings = optimizers[0].get("param_alignment_paddings")
-            masters = _join_groups(groups, [parts[_PARTS] for parts in optimizers], paddings)
+            masters = _join_groups(groups, [parts[MASTERS] for parts in optimizers], paddings)
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{folder}: the parts of its {len(shards)} ranks do not fit together ({error}); are "
@@ -77,10 +80,12 @@ def read_shards(folder: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def _load_states(folder: Path) -> dict[str, Any]:
-    names = (_MODEL, _MODEL_OF_STAGE_3)
+    names = (MODEL_STATES, _MODEL_OF_STAGE_3)
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
-        raise CheckpointError(f"{folder} has no {_MODEL}; copy it again, with all of its files")
+        raise CheckpointError(
+            f"{folder} has no {MODEL_STATES}; copy it again, with all of its files"
+        )
     if any(folder.glob("*mp_rank_01_*")):
         raise CheckpointError(f"{folder} is of a model-parallel run, which is not read")
     states = load_torch(path)
@@ -91,27 +96,10 @@ def _load_states(folder: Path) -> dict[str, Any]:
 
 def _optimizer_state(path: Path) -> dict[str, Any]:
     content = load_torch(path)
-    state = content.get("optimizer_state_dict") if isinstance(content, dict) else None
+    state = content.get(OPTIMIZER) if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds no optimizer, expected one of DeepSpeed's shards")
     return state
-
-
-def _find_optimizer_files(folder: Path) -> list[Path]:
-    """The shards in the order of their ranks."""
-    found = ((_SHARD.fullmatch(path.name), path) for path in folder.iterdir())
-    return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
-
-
-def _check_number(folder: Path, counts: Any, found: int) -> None:
-    """Refuse a checkpoint that lacks the shard of a rank."""
-    counts = counts if isinstance(counts, list) else [counts]
-    expected = max((count for count in counts if isinstance(count, int)), default=found)
-    if found != expected:
-        raise CheckpointError(
-            f"{folder} has the shards of {found} ranks (*_optim_states.pt), it was written by "
-            f"{expected}; copy the others, too"
-        )
 
 
 def _join_groups(groups: list, parts: list[list[Tensor]], paddings: Any) -> dict[str, Tensor]:

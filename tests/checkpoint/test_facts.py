@@ -25,18 +25,23 @@ def test_the_same_settings_go_on(check):
     check(dict(SAVED), CHECKPOINT)
 
 
-@pytest.mark.parametrize("name", [name for name in SAVED if name != "model"])
+@pytest.mark.parametrize("check", [facts.check_resume, facts.check_moments])
+def test_ranks_and_stage_may_change(check):
+    check(SAVED | {"world_size": 3, "zero_stage": 0}, CHECKPOINT)
+
+
+@pytest.mark.parametrize("name", [name for name in SAVED if name not in ("model", *facts.LAYOUT)])
 def test_another_setting_is_refused(name):
     with pytest.raises(CheckpointError, match=f"{name} {SAVED[name]} instead of other; choose"):
         facts.check_resume(SAVED | {name: "other"}, CHECKPOINT)
 
 
-def test_moments_depend_on_the_layout_only():
+def test_moments_depend_on_optimizer_and_precision_only():
     facts.check_moments(SAVED | {"seed": 7}, CHECKPOINT)
-    changed = SAVED | {"world_size": 4, "precision": "bf16"}
+    changed = SAVED | {"optimizer": "AdamW", "precision": "bf16", "seed": 7}
     with pytest.raises(
         CheckpointError,
-        match="precision fp32 instead of bf16, world_size 2 instead of 4; use the same",
+        match="optimizer Lamb instead of AdamW, precision fp32 instead of bf16; use the same",
     ):
         facts.check_moments(changed, CHECKPOINT)
 

@@ -304,7 +304,10 @@ def test_a_run_that_goes_on_keeps_its_size(tmp_path, data, measured, capsys):
     assert not measured
 
 
-@pytest.mark.parametrize("content", [None, "{", '{"batch": 3}', '{"batch": {}}'])
+OF_TWO_RANKS = '{"batch": {"micro_batch_size": 4, "world_size": 2}}'
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"batch": 3}', '{"batch": {}}', OF_TWO_RANKS])
 def test_record_without_a_size(auto_plan, measured, tmp_path, content, monkeypatch):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
