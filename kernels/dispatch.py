@@ -7,19 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-_ON_CPU = {"masked_lm_head": "masked_lm_head_cpu"}  # where plain torch is not fast enough
-
 
 def implementation(kernel: str, tensor: Tensor) -> Any:
-    """The module with the functions of `kernel`: Triton on CUDA tensors, else its twin in torch.
+    """The module with the functions of `kernel`: Triton on CUDA tensors, plain torch elsewhere.
 
     Args:
         kernel: "masked_lm_head" or "lamb".
         tensor: one that the kernel will work on.
     """
-    if tensor.is_cuda and find_spec("triton"):
-        return _module(kernel)
-    return _module(_ON_CPU.get(kernel, "reference") if tensor.device.type == "cpu" else "reference")
+    return _module(kernel if tensor.is_cuda and find_spec("triton") else "reference")
 
 
 @lru_cache

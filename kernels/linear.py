@@ -1,8 +1,8 @@
 """`F.linear`, on a CPU through oneDNN.
 
 torch multiplies fp32 matrices with MKL, which is at its best on one maker's processors; on an AMD
-EPYC oneDNN's products are up to a quarter faster, twice with a whole vocabulary of outputs. In 16
-bits torch takes oneDNN itself, but adds the bias apart.
+EPYC oneDNN's products are up to a quarter faster, twice with a whole vocabulary of outputs and for
+the gradient of the weight. In 16 bits torch takes oneDNN itself, but adds the bias apart.
 """
 
 from functools import lru_cache
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`F.linear`; on a CPU the output and the gradient of x come from oneDNN.
+    """`F.linear`; on a CPU the output and the gradients of x and weight come from oneDNN.
 
     Args:
         x: [T, K], on any device.
@@ -28,11 +28,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if elsewhere or torch.is_autocast_enabled("cpu") or not _is_right(x.dtype):
         return F.linear(x, weight, bias)
     return _OneDnnProduct.apply(x, weight, bias)
-
-
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The same on a CPU without gradients, for what has a backward pass of its own."""
-    return _product(x, weight, bias) if _is_right(x.dtype) else F.linear(x, weight, bias)
 
 
 @lru_cache
@@ -62,4 +57,6 @@ class _OneDnnProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
-        return _product(grad, weight.t()), grad.t() @ x, grad.sum(0)
+        # oneDNN takes no sums over nothing.
+        for_weight = _product(grad.t(), x.t()) if len(x) else grad.t() @ x
+        return _product(grad, weight.t()), for_weight, grad.sum(0)
