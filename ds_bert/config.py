@@ -7,6 +7,7 @@ imported here, so `--help` and configuration errors come at once.
 
 import json
 import math
+import re
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from ds_bert.files import parse_json
 
 SECTION = "ds_bert"
 MAX_MICRO_BATCH = 2**15  # sequences: the tokens of a batch are counted in 32 bits
+_DURATION = re.compile(r"|[0-9]+(\.[0-9]+)?|[0-9]+:[0-5]?[0-9]:[0-5]?[0-9]")
 MICRO_BATCH = "train_micro_batch_size_per_gpu"  # DeepSpeed's key; the only one with a flag
 
 
@@ -124,6 +126,9 @@ class TrainingConfig:
     check_interval: int = option(
         100, "optimizer steps between two checks that all ranks hold the same weights; 0: never"
     )
+    max_time: str = option(
+        "", 'minutes or hh:mm:ss of this process, by which it has saved and stopped; "": no limit'
+    )
     resume: str = option(
         "auto",
         "auto: go on from the newest good checkpoint of output_dir; none: start anew; "
@@ -174,6 +179,8 @@ class TrainingConfig:
         require(self.max_loss_spike >= 0, "max_loss_spike", self.max_loss_spike, "0 or more")
         self._check_warmup()
         self._check_decay()
+        is_time = bool(_DURATION.fullmatch(self.max_time))
+        require(is_time, "max_time", self.max_time, "minutes or hh:mm:ss")
         if self.rollback and self.resume != "auto":
             raise ConfigurationError(
                 f"rollback chooses the checkpoint, resume is {self.resume}; leave one of them out"
@@ -207,6 +214,13 @@ class TrainingConfig:
             value = getattr(self, name)
             expected = f"{'a number' if is_exponential else 'nothing'} for {self.lr_scheduler_type}"
             require((value is not None) == is_exponential, name, value, expected)
+
+    @property
+    def max_seconds(self) -> float | None:
+        """`max_time` in seconds; None: no limit."""
+        parts = [float(part) for part in self.max_time.split(":") if part]
+        hours, minutes, seconds = parts if len(parts) == 3 else (0.0, *(parts or [0.0]), 0.0)
+        return 3600 * hours + 60 * minutes + seconds or None
 
     @property
     def schedule(self) -> dict[str, Any]:
