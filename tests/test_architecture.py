@@ -18,7 +18,7 @@ ROOMS = (
     *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing"),
     "deepspeed_files",
     *("model", "optim", "checkpoint", "weights", "evaluation", "guards", "divergence", "training"),
-    "commands",
+    *("launching", "commands"),
     *("train", "evaluate"),  # doors
 )
 HEAVY = {"torch", "deepspeed", "transformers"}

@@ -19,7 +19,6 @@ import torch
 from ds_bert import distributed, launcher
 from ds_bert.guards import standing
 
-FILE = "STOP"
 LOOK = 0.5  # seconds between two looks at file, clock and launcher
 UNTRAINED = ("start", "first step")  # phases in which there is nothing to save
 FIRST_SAVE = 300.0, 0.05  # until one was seen: seconds, and share of max_time; the less counts
@@ -58,10 +57,10 @@ class StopRequest:
     def look_into(self, folder: Path) -> None:
         """From now on obey the file in this folder, which the run has to itself."""
         if distributed.rank() == 0:
-            if _take(folder / FILE):
+            if _take(path := folder / launcher.STOP_FILE):
                 distributed.log(
-                    f"{folder / FILE} was there before this run and is removed; to stop the run, "
-                    "make it again"
+                    f"{path} was there before this run and is removed; to stop this one, make it "
+                    "again"
                 )
             self._folder = folder
 
@@ -86,8 +85,8 @@ class StopRequest:
         if self._launcher is not None and not self._launcher.is_running():
             self.ask("its launcher has ended")
         if distributed.rank() == 0:
-            if self._folder is not None and _take(self._folder / FILE):
-                self.ask(f"the file {self._folder / FILE}")
+            if self._folder is not None and _take(self._folder / launcher.STOP_FILE):
+                self.ask(f"the file {self._folder / launcher.STOP_FILE}")
             if self._end is not None and time.monotonic() + self._reserve() > self._end:
                 self.ask("max_time")
 
@@ -123,8 +122,9 @@ def is_agreed(request: StopRequest, device: torch.device) -> bool:
 
 
 def reasons(request: StopRequest) -> str:
-    """Why the ranks were asked (a collective)."""
-    return "; ".join(dict.fromkeys(filter(None, distributed.gather(request.reason))))
+    """Why the first rank was asked that was, and how many others (a collective)."""
+    first, *others = filter(None, distributed.gather(request.reason))
+    return first + f" and {len(others):,} more" * bool(others)
 
 
 def _ask(request: StopRequest, device: torch.device) -> distributed.Flags:
