@@ -12,7 +12,7 @@ from ds_bert.launching.tree import Tree
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 ONE_REQUEST = 2.0  # seconds; within them the same may be asked twice
 LOOK = 0.1  # seconds between two looks at the processes
-REST = 60.0  # seconds for ranks to save whose launcher has ended
+REST = 300.0  # seconds for ranks to save whose launcher has ended
 LONGEST_PAUSE = 300.0  # seconds
 TERMINATED = 128 + signal.SIGTERM
 # Exit codes after which another start would end alike, or which somebody has asked for.
@@ -65,21 +65,23 @@ class Door:
         while (code := tree.poll()) is None:
             self._heed(tree)
             time.sleep(LOOK)
+        code = self._end(tree, code)
+        if self._put and self._folder is not None:
+            (self._folder / launcher.STOP_FILE).unlink(missing_ok=True)
+        if len(self._requests) == 1 and code == TERMINATED:
+            return STOPPED_ON_REQUEST  # in its start, before ranks save
+        return code
+
+    def _end(self, tree: Tree, code: int) -> int:
+        """Leave no process behind; the exit code as shells tell it."""
         # A rank's own signal comes as -9, that is 247; so here a launcher was killed.
         self._is_orphaned = 128 < code < 192 and bool(tree.processes())
         if self._is_orphaned:
             _say("DeepSpeed's launcher was killed; the ranks that it leaves save and end")
+            if not tree.ranks():
+                self._put_file(tree)
         rest = tree.end_rest(REST)
-        if self._is_orphaned:
-            code = rest or code
-        if self._put and self._folder is not None:
-            (self._folder / launcher.STOP_FILE).unlink(missing_ok=True)
-        code = (
-            128 + 256 - code if code > 192 and code != 255 else code
-        )  # launch's -9, as shells say
-        if len(self._requests) == 1 and code == TERMINATED:
-            return STOPPED_ON_REQUEST  # in its start, before ranks save
-        return code
+        return _as_shells_say(rest or code if self._is_orphaned else code)
 
     def _heed(self, tree: Tree) -> None:
         """Pass requests on: the first asks, the second ends at once, a third kills."""

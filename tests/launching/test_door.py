@@ -150,7 +150,7 @@ def both_run(folder):
 @pytest.mark.parametrize(("what", "code"), [("0", 0), ("3", 3), ("75", 75), ("killed", 137)])
 def test_the_exit_code_is_that_of_the_training(started, tmp_path, what, code):
     assert started(*ranks(tmp_path, what), restarts=code in (3, 75)).wait(20) == code
-    assert len(pids(tmp_path)) == 2
+    assert pids(tmp_path) and not list(tmp_path.glob("pid_*_1")), "started once"
 
 
 def test_what_deepspeed_refuses_is_one_line(started):
