@@ -49,7 +49,7 @@ setup(
         "transformers>=5.10",
         "datasets>=4",
         "fsspec",
-        "google-crc32c>=1.5",  # checksums of TFRecord files
+        "google-crc32c>=1.5",  # checksums of TensorFlow's files
         "pyarrow>=23.0.1",  # of datasets; the first without CVE-2026-25087
         "numpy>=2.0",
         "numba>=0.62",
@@ -61,6 +61,7 @@ setup(
     ],
     extras_require={
         "gpu": ["triton"],
+        "hdf5": ["h5py>=3.10"],
         "zstd": ["zstandard>=0.22"],
         "split": ["sentencex>=1.0.20"],
         "remote": ["aiohttp>=3.9", "s3fs", "gcsfs"],
@@ -75,6 +76,7 @@ setup(
             "triton",
             "zstandard>=0.22",
             "sentencex>=1.0.20",
+            "h5py>=3.10",
         ],
     },
 )

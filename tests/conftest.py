@@ -16,8 +16,10 @@ from ds_bert.files import cache_folder
 os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
 
 import pytest
-from data_util import synthetic_text
+from data_util import make_store, read_json, synthetic_text
 from script_loader import load_script
+
+from ds_bert.tokenizer.vocabulary import Vocabulary
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -77,3 +79,34 @@ def one_process_group():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distributed, "shutdown", lambda: None)
         yield
+
+
+@pytest.fixture(scope="session")
+def vocabulary(vocab_file):
+    """That vocabulary, read."""
+    return Vocabulary.read(vocab_file)
+
+
+@pytest.fixture(scope="session")
+def golden_record(golden):
+    """Instances of all texts of the test vectors, as stored."""
+    return read_json(golden / "all_uncased_s64_d1_wwm0.json.gz")
+
+
+@pytest.fixture(scope="session")
+def golden_table(golden, vocab_file, golden_record, tmp_path_factory):
+    """These instances by the road from their text, with masks stored."""
+    options = dict(golden_record["options"])
+    for key in ("max_seq_length", "max_predictions_per_seq"):
+        options[key] = [options[key]]
+    inputs = [golden / one["file"] for one in golden_record["inputs"]]
+    folder = tmp_path_factory.mktemp("golden") / "data"
+    return make_store(folder, inputs, vocab_file, mode="exact", **options).instances(64)
+
+
+@pytest.fixture(scope="session")
+def mlm_table(golden, vocab_file, tmp_path_factory):
+    """Instances without pairs, whose masks are not stored."""
+    folder = tmp_path_factory.mktemp("mlm") / "data"
+    text = golden / "inputs" / "en_a.txt"
+    return make_store(folder, text, vocab_file, objective="mlm", max_seq_length=(64,)).instances(64)

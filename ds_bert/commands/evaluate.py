@@ -3,16 +3,53 @@
 python ds_bert/evaluate.py                                  (the newest run)
 python ds_bert/evaluate.py --checkpoint runs/seq128 --data data/validation
 python ds_bert/evaluate.py --checkpoint some/hugging/face/bert --only_mlm
+
+Command lines of google-research/bert and Hugging Face: docs/coming-from.md.
 """
 
-import argparse
+import sys
+from typing import Any
 
 from ds_bert import files
-from ds_bert.commands.parser import new_parser
+from ds_bert.commands.parser import Parser, new_parser
+from ds_bert.dialects.command_line import is_foreign
 
 
-def parse(argv: list[str] | None, prog: str | None = None) -> argparse.Namespace:
-    """The command line."""
+def main(argv: list[str] | None = None, prog: str | None = None) -> None:
+    """Parse the command line, evaluate and print the metrics on rank 0."""
+    arguments, command = parse(sys.argv[1:] if argv is None else argv, prog)
+    from ds_bert import distributed  # after parsing: torch takes seconds to import
+    from ds_bert.evaluation.saved_model import evaluate_path
+
+    metrics = evaluate_path(**arguments)
+    if distributed.rank() == 0:
+        print(files.as_json(metrics))
+        if command is not None:
+            from ds_bert.dialects import results
+
+            results.write(command, metrics)
+    distributed.shutdown()  # not after an error: other ranks may stand in a collective
+
+
+def parse(argv: list[str], prog: str | None = None) -> tuple[dict[str, Any], Any]:
+    """Arguments of `evaluate_path`, and the command line of another system where it is one."""
+    parser = _parser(prog)
+    own = {name.lstrip("-") for name in parser.flags}
+    command = None
+    if is_foreign(argv, own):
+        from ds_bert.dialects import translate
+
+        command = translate.foreign(translate.TRAIN, argv, own)
+        assert command is not None
+        parser.set_defaults(**translate.evaluation(command))
+    values = vars(parser.parse_args(argv if command is None else command.rest))
+    del values["local_rank"]
+    values["path"], values["batch_size"] = values.pop("checkpoint"), values.pop("eval_batch_size")
+    values["max_sequences"] = values.pop("max_eval_sequences")
+    return values, command
+
+
+def _parser(prog: str | None) -> Parser:
     parser = new_parser(__doc__, prog)
     add = parser.add_argument
     add("--checkpoint", help="run folder, checkpoint or Hugging Face BERT; default: the newest run")
@@ -23,24 +60,5 @@ def parse(argv: list[str] | None, prog: str | None = None) -> argparse.Namespace
     )
     add("--eval_batch_size", type=int, default=32, help="sequences per forward pass and rank")
     add("--max_eval_sequences", type=int, default=0, help="at most this many; 0: all")
-    add("--local_rank", type=int, default=-1, help="set by the launcher")
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None, prog: str | None = None) -> None:
-    """Parse the command line, evaluate and print the metrics on rank 0."""
-    options = parse(argv, prog)
-    from ds_bert import distributed  # after parsing: torch takes seconds to import
-    from ds_bert.evaluation.saved_model import evaluate_path
-
-    metrics = evaluate_path(
-        options.checkpoint,
-        options.data,
-        options.max_seq_length,
-        only_mlm=options.only_mlm,
-        batch_size=options.eval_batch_size,
-        max_sequences=options.max_eval_sequences,
-    )
-    if distributed.rank() == 0:
-        print(files.as_json(metrics))
-    distributed.shutdown()  # not after an error: other ranks may stand in a collective
+    add("--local_rank", "--local-rank", type=int, default=-1, help="set by the launcher")
+    return parser

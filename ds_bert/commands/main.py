@@ -15,6 +15,7 @@ COMMANDS = {  # module of each
     "demo-corpus": "demo_corpus",
     "create-vocab": "create_vocab",
     "preprocess": "preprocess",
+    "convert-data": "convert_data",
     "inspect": "inspect_data",
     "train": "train",
     "launch": "launch",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import sys
 import typing
 from argparse import (
     SUPPRESS,
@@ -10,16 +11,70 @@ from argparse import (
     BooleanOptionalAction,
     Namespace,
     RawDescriptionHelpFormatter,
+    _StoreTrueAction,
 )
 from collections.abc import Sequence
 from itertools import chain
 from types import NoneType, UnionType
 from typing import Any
 
+from ds_bert.dialects.flags import boolean, is_boolean
+
 SCRIPT = re.compile(r"(python )?(?:scripts|ds_bert)/(\w+)\.py")  # in docstrings of commands
 
 
-def new_parser(doc: str | None, prog: str | None) -> ArgumentParser:
+class Parser(ArgumentParser):
+    """argparse's, but a switch takes a value too: --x, --x=True, --x=0, --x false, --no_x, --no-x.
+
+    A value after a space belongs to a switch only where the command has no positional argument,
+    which it could be as well.
+    """
+
+    @property
+    def flags(self) -> list[str]:
+        """All flags, with their dashes."""
+        return list(self._option_string_actions)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; `parse_args` calls it."""
+        words = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(self._without_values(words), namespace)
+
+    def _without_values(self, words: list[str]) -> list[str]:
+        """The command line with each switch as argparse knows it; the last of a name counts."""
+        may_follow = all(action.option_strings for action in self._actions)
+        result: list[str] = []
+        while words:
+            name, equals, value = words[0].partition("=")
+            flag, is_on = self._switch(name)
+            if flag is None or (equals and not is_boolean(value)):
+                result.append(words.pop(0))
+                continue
+            words.pop(0)
+            if not equals and may_follow and words and is_boolean(words[0]):
+                value = words.pop(0)
+            if value:
+                is_on = is_on == boolean(value)
+            result = [word for word in result if word not in _spellings(flag)]
+            if is_on or f"--no-{flag[2:]}" in self.flags:
+                result.append(flag if is_on else f"--no-{flag[2:]}")
+        return result
+
+    def _switch(self, name: str) -> tuple[str | None, bool]:
+        """The switch that a word names, and whether it is switched on by it."""
+        kinds = (BooleanOptionalAction, _StoreTrueAction)
+        for start, is_on in (("--", True), ("--no_", False), ("--no-", False)):
+            flag = f"--{name.removeprefix(start)}"
+            if name.startswith(start) and isinstance(self._option_string_actions.get(flag), kinds):
+                return flag, is_on
+        return None, True
+
+
+def _spellings(flag: str) -> tuple[str, ...]:
+    return flag, f"--no_{flag[2:]}", f"--no-{flag[2:]}"
+
+
+def new_parser(doc: str | None, prog: str | None) -> Parser:
     """An empty parser.
 
     Args:
@@ -27,7 +82,7 @@ def new_parser(doc: str | None, prog: str | None) -> ArgumentParser:
         prog: how the user called it, if not by its script: such as "ds-bert preprocess".
     """
     doc = called(doc or "", prog)
-    return ArgumentParser(prog, description=doc, formatter_class=RawDescriptionHelpFormatter)
+    return Parser(prog, description=doc, formatter_class=RawDescriptionHelpFormatter)
 
 
 def called(doc: str, prog: str | None) -> str:

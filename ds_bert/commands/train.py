@@ -4,21 +4,46 @@ python ds_bert/train.py --ds_config demo/seq128 --dry_run
 python ds_bert/train.py --ds_config my.json --max_steps 500
 deepspeed --num_accelerators 2 --module ds_bert.train --ds_config demo/seq128
 deepspeed --hostfile hosts --module ds_bert.train --ds_config seq128
+
+Command lines of google-research/bert, NVIDIA, Hugging Face and bing_bert: docs/coming-from.md.
 """
 
 import argparse
 import dataclasses
-from typing import Any
+import os
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from ds_bert import launcher, recipes
+from ds_bert import files, launcher, recipes
 from ds_bert.config import MICRO_BATCH, SECTION, TrainingConfig, check_keys, load_json
 from ds_bert.deepspeed_files.translate import translate
+from ds_bert.dialects.command_line import is_foreign, with_values
+from ds_bert.errors import ConfigurationError
 
 _FIELDS = [item.name for item in dataclasses.fields(TrainingConfig)]
+_OTHER_FLAGS = (
+    *("ds_config", "local_rank", "train_micro_batch_size", "scale_train_batch_size"),
+    *("save_recipe", "help"),
+)
+
+
+class Start(NamedTuple):
+    """What a command line, and the file that it names, begin with."""
+
+    recipe: dict[str, Any]
+    section: dict[str, Any]
+    argv: list[str]
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """Parse the command line and train; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if _asks_for_evaluation(argv):
+        from ds_bert.commands import evaluate
+
+        evaluate.main(argv, prog)
+        return 0
     config, recipe = parse_command_line(argv, prog)
     from ds_bert import distributed  # after parsing: torch and DeepSpeed take seconds to import
     from ds_bert.training.run import run
@@ -44,6 +69,30 @@ def parse_command_line(
     Raises:
         ConfigurationError: unreadable file, unknown key or bad value.
     """
+    switches = {f.name for f in dataclasses.fields(TrainingConfig) if "bool" in str(f.type)}
+    argv = with_values(sys.argv[1:] if argv is None else argv, switches)
+    is_own = not is_foreign(argv, own_flags())
+    parser = _parser(prog, is_own)
+    start = _own_start(parser, argv) if is_own else _foreign_start(argv)
+    flags = parser.parse_args(start.argv)
+    recipe, section = _in_our_terms(start, flags.scale_train_batch_size)
+    parser.set_defaults(**section)
+    values = vars(parser.parse_args(start.argv))
+    _override_warmup(values, section)
+    if values["train_micro_batch_size"] is not None:
+        recipe[MICRO_BATCH] = values["train_micro_batch_size"]
+    config = TrainingConfig(**{name: values[name] for name in _FIELDS})
+    if values["save_recipe"]:
+        _save(values["save_recipe"], config, recipe)
+    return config, recipe
+
+
+def own_flags() -> set[str]:
+    """Names of all flags that are not those of other systems."""
+    return {*_FIELDS, *_OTHER_FLAGS}
+
+
+def _parser(prog: str | None, is_own: bool) -> Any:
     from transformers import HfArgumentParser
 
     parser = HfArgumentParser(
@@ -52,8 +101,9 @@ def parse_command_line(
         description="Train a BERT; each field of the configuration is a flag of the same name.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--ds_config", required=True, help="JSON file: the recipe")
-    parser.add_argument("--local_rank", type=int, default=-1, help="set by the launcher")
+    parser.add_argument("--ds_config", required=is_own, help="JSON file: the recipe")
+    flags = ("--local_rank", "--local-rank")
+    parser.add_argument(*flags, type=int, default=-1, help="set by the launcher")
     parser.add_argument(
         "--train_micro_batch_size",
         type=_number_or_word,
@@ -65,29 +115,65 @@ def parse_command_line(
         metavar="N",
         help="this recipe with batches of N sequences: rates by the square root, as many sequences",
     )
-    flags = parser.parse_args(argv)
-    recipe, section = _read(flags.ds_config, flags.scale_train_batch_size)
-    parser.set_defaults(**section)
-    values = vars(parser.parse_args(argv))
-    _override_warmup(values, section)
-    if values["train_micro_batch_size"] is not None:
-        recipe[MICRO_BATCH] = values["train_micro_batch_size"]
-    return TrainingConfig(**{name: values[name] for name in _FIELDS}), recipe
+    parser.add_argument("--save_recipe", metavar="FILE", help="write what holds in the end")
+    return parser
 
 
-def _read(name: str, batch: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
+def _own_start(parser: Any, argv: list[str]) -> Start:
+    recipe = load_json(recipes.find(parser.parse_args(argv).ds_config))
+    return Start(recipe, recipe.pop(SECTION, {}), argv)
+
+
+def _foreign_start(argv: list[str]) -> Start:
+    """The same for a command line of another system; opens, and perhaps imports, the data."""
+    from ds_bert.dialects import translate as dialects
+
+    command = dialects.foreign(dialects.TRAIN, argv, own_flags())
+    assert command is not None
+    recipe, environment, rest = dialects.training(command)
+    os.environ.update(environment)
+    return Start(recipe, recipe.pop(SECTION, {}), rest)
+
+
+def _in_our_terms(start: Start, batch: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """A recipe in ds_bert's terms, scaled if a batch is given; rank 0 tells what was changed."""
-    recipe = load_json(recipes.find(name))
-    section = recipe.pop(SECTION, {})
-    check_keys(section, _FIELDS, f'section "{SECTION}"')
+    check_keys(start.section, _FIELDS, f'section "{SECTION}"')
     rank, world_size = launcher.place()
-    recipe, section, notes = translate(recipe, section, world_size)
+    recipe, section, notes = translate(start.recipe, start.section, world_size)
     if batch is not None:
         recipe, section = recipes.scale(recipe, section, batch)
         notes.append(section["description"])
     for note in notes if rank == 0 else ():
         print(f"note: {note}", flush=True)
     return recipe, section
+
+
+def _asks_for_evaluation(argv: list[str]) -> bool:
+    """Whether the flags are those of another system that evaluates with its training script."""
+    if not is_foreign(argv, own_flags()):
+        return False
+    from ds_bert.dialects import translate as dialects
+
+    command = dialects.foreign(dialects.TRAIN, argv, own_flags())
+    return command is not None and command.is_evaluation
+
+
+def _save(path: str, config: TrainingConfig, recipe: dict[str, Any]) -> None:
+    """Write a recipe: DeepSpeed's part, and the fields that differ from their defaults."""
+    values = {name: getattr(config, name) for name in _FIELDS if name != "dry_run"}
+    default = {item.name: item.default for item in dataclasses.fields(TrainingConfig)}
+    changed = {name: value for name, value in values.items() if value != default[name]}
+    if launcher.place()[0] != 0:
+        return
+    text = files.as_json({**recipe, SECTION: changed}, indent=2)
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(Path(path), f"{text}\n")
+    except OSError as error:
+        raise ConfigurationError(
+            f"--save_recipe {path}: cannot be written ({error.strerror}); name another file"
+        ) from None
+    print(f"recipe: {path}; from now on --ds_config {path} does the same", file=sys.stderr)
 
 
 def _override_warmup(values: dict[str, Any], section: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from ds_bert.files import OutputFolder, require_space
 
 JOURNAL = "progress.json"
 FINISH = "finish"  # the last stage of each data set
-_DECIDING_ROOMS = ("rng", "text", "tokenizer", "dataset", "instances", "preprocessing")
+_DECIDING_ROOMS = ("rng", "text", "tokenizer", "dataset", "instances", "preprocessing", "bridges")
 
 
 class Target(NamedTuple):

@@ -1,0 +1,1 @@
+"""Data of other programs: finished instances in their files, read into data sets and written."""

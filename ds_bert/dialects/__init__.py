@@ -1,0 +1,1 @@
+"""Command lines of other systems: read, answered and turned into ours."""

@@ -1,0 +1,1 @@
+"""The flags of each system, and what they become here."""
