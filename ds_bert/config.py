@@ -107,6 +107,7 @@ class TrainingConfig:
         10_000, "validate on at most this many sequences (always the same ones); 0: on all"
     )
     save_interval: int = option(500, "optimizer steps between two checkpoints; 0: only at the end")
+    save_minutes: float = option(0.0, "save also so long after the last save; 0: by steps only")
     keep_checkpoints: int = option(3, "keep the newest this many checkpoints, at least 2")
     keep_every: int = option(
         0, "keep the checkpoints of every this many steps for ever; 0: none for that reason"
@@ -168,7 +169,7 @@ class TrainingConfig:
         require(size <= MAX_MICRO_BATCH, "eval_batch_size", size, f"at most {MAX_MICRO_BATCH:,}")
         require(self.seed < 2**63, "seed", self.seed, "below 2**63")
         or_none = ("eval_interval", "save_interval", "check_interval")
-        for name in (*or_none, "max_eval_sequences", "seed"):
+        for name in (*or_none, "save_minutes", "max_eval_sequences", "max_loss_spike", "seed"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         is_clear = self.watchdog_seconds == 0 or self.watchdog_seconds >= 10
         require(is_clear, "watchdog_seconds", self.watchdog_seconds, "0 or at least 10")
@@ -176,7 +177,6 @@ class TrainingConfig:
         every, interval = self.keep_every, self.save_interval
         is_saved = every == 0 or (every > 0 and interval > 0 and every % interval == 0)
         require(is_saved, "keep_every", every, f"0 or a multiple of save_interval ({interval})")
-        require(self.max_loss_spike >= 0, "max_loss_spike", self.max_loss_spike, "0 or more")
         self._check_warmup()
         self._check_decay()
         is_time = bool(_DURATION.fullmatch(self.max_time))

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -24,19 +24,10 @@ from ds_bert.training.batches import Step, TrainingBatches
 from ds_bert.training.diverged import stop_diverged
 from ds_bert.training.log import RunLog
 from ds_bert.training.plan import Plan
-from ds_bert.training.state import State
+from ds_bert.training.state import Pending, State
 
 _SLOW = 5.0  # seconds; in a step that takes longer ranks ask whether to stop,
 _PARTS = 16  # between so many parts
-
-
-class _Pending(NamedTuple):
-    """The last step, until the host knows how it went."""
-
-    step: Step
-    launched: Launched
-    skipped: bool  # as far as DeepSpeed knows
-    flags: distributed.Flags
 
 
 class Trainer:
@@ -70,12 +61,13 @@ class Trainer:
         self.sums = MetricSums(self._losses, device)
         self._stop_agreed = self._is_slow = self._was_cut = self._has_stepped = False
         self._saved_step = state.step  # where this run started, or was saved
+        self._saved_at, self._is_save_due = time.monotonic(), False
         self._skips_logged = state.skipped_steps
         self._learning_rate = 0.0  # of the last step; the engine knows that of the next
         self._engine_skips = engine.skipped_steps  # restored with the engine
         self.detector = DivergenceDetector(self.config)
         self.settles_late = device.type == "cuda"
-        self._pending: _Pending | None = None
+        self._pending: Pending | None = None
         scaler: Any = getattr(engine.optimizer, "loss_scaler", None)
         if hasattr(scaler, "raise_error_at_min_scale"):
             scaler.raise_error_at_min_scale = False  # max_consecutive_skips decides
@@ -112,8 +104,9 @@ class Trainer:
             self._log()
         if last or _is_due(number, config.eval_interval):
             self._validate(last)
-        if last or _is_due(number, config.save_interval):
+        if last or self._is_save_due or _is_due(number, config.save_interval):
             self._save(is_last=last)
+            self._saved_at, self._is_save_due = time.monotonic(), False
             self._stop_agreed = self._stop_agreed or stop.is_agreed(self.stop, self.device)
 
     def _leave(self) -> int:
@@ -170,8 +163,9 @@ class Trainer:
             ~torch.isfinite(launched.loss),
             bool(self.stop.reason),
             time.monotonic() - standing.NOW.since > _SLOW,
+            0 < 60 * self.config.save_minutes < time.monotonic() - self._saved_at,
         )
-        self._pending = _Pending(step, launched, skipped, distributed.Flags(flags, self.device))
+        self._pending = Pending(step, launched, skipped, distributed.Flags(flags, self.device))
 
     def _settle(self) -> None:
         """Take in how the last step went, if that is not done yet."""
@@ -179,7 +173,8 @@ class Trainer:
             return
         pending, self._pending, state = self._pending, None, self.state
         self._settled = pending.step, pending.launched
-        skipped_on_device, not_finite, asked, self._is_slow = pending.flags.read()
+        skipped_on_device, not_finite, asked, self._is_slow, save_due = pending.flags.read()
+        self._is_save_due = self._is_save_due or save_due
         if skipped_on_device:
             bf16_optimizer.take_back(self.engine)
         skipped = pending.skipped or skipped_on_device
@@ -200,7 +195,7 @@ class Trainer:
         config = self.config
         intervals = [config.check_interval, config.log_interval]
         intervals += [config.eval_interval, config.save_interval]
-        return any(_is_due(self.state.step, interval) for interval in intervals)
+        return self._is_save_due or any(_is_due(self.state.step, each) for each in intervals)
 
     @property
     def _shares(self) -> int:

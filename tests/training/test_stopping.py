@@ -1,6 +1,7 @@
 """A run that is asked to stop in any phase ends with 75, and goes on to the same weights."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -61,6 +62,10 @@ def rows(folder, kind):
 
 def assert_goes_on(recipe, folder, whole):
     assert train(recipe, folder) == 0
+    assert_same_end(folder, whole)
+
+
+def assert_same_end(folder, whole):
     end = "checkpoints/step_6/hf/model.safetensors"
     found, expected = load_file(folder / end), load_file(whole / end)
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
@@ -129,6 +134,26 @@ def test_in_the_last_step_it_is_done(recipe, whole, tmp_path, requests, monkeypa
     assert train(recipe, tmp_path) == 0
     assert saved(tmp_path)[-1] == "step_6"
     assert rows(tmp_path, "validation")[-1] == 6
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_saves_by_the_clock(recipe, whole, tmp_path, monkeypatch, late):
+    """Each step takes a minute; when outcomes are read late, a save comes one step later."""
+    original = Trainer._step
+
+    def step(self, *args):
+        self.settles_late = late
+        clock.now += 60
+        original(self, *args)
+
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(trainer, "time", clock)
+    monkeypatch.setattr(trainer, "_SLOW", 1e9)
+    monkeypatch.setattr(Trainer, "_step", step)
+    flags = ("--save_minutes", "1.5", "--save_interval", "0", "--keep_checkpoints", "6")
+    assert train(recipe, tmp_path, *flags, "--eval_interval", "0", "--log_interval", "6") == 0
+    assert saved(tmp_path) == (["step_3", "step_6"] if late else ["step_2", "step_4", "step_6"])
+    assert_same_end(tmp_path, whole)
 
 
 def test_max_time(recipe, tmp_path, requests, monkeypatch):
