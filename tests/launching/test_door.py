@@ -92,12 +92,9 @@ def started(tmp_path):
     """Starts the door with a kind of ranks; all processes are gone afterwards."""
     package = tmp_path / "packages/deepspeed/launcher"
     package.mkdir(parents=True)
-    for path, text in {
-        "../__init__": "",
-        "__init__": "",
-        "runner": RUNNER,
-        "launch": LAUNCH,
-    }.items():
+    modules = {"../__init__": "", "__init__": "", "runner": RUNNER, "launch": LAUNCH}
+    modules["multinode_runner"] = "class PDSHRunner: pass"
+    for path, text in modules.items():
         (package / f"{path}.py").write_text(text)
     (tmp_path / "train.py").write_text(RANK)
     doors = []
