@@ -41,7 +41,7 @@ def stop_launch(scene: Scene, phase: str, number: int) -> None:
 
 def stop_by_file(scene: Scene, phase: str) -> None:
     """Make the file STOP in the run's folder."""
-    job = run_until(scene, phase)
+    job = run_until(scene, phase, sabotage=SLOWLY)  # else it is done before the file is seen
     job.strike()
     (scene.run / "STOP").touch()
     is_stopped(scene, job)
