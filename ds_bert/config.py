@@ -7,6 +7,7 @@ imported here, so `--help` and configuration errors come at once.
 
 import json
 import math
+import re
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from ds_bert.files import parse_json
 
 SECTION = "ds_bert"
 MAX_MICRO_BATCH = 2**15  # sequences: the tokens of a batch are counted in 32 bits
+_DURATION = re.compile(r"|[0-9]+(\.[0-9]+)?|[0-9]+:[0-5]?[0-9]:[0-5]?[0-9]")
 MICRO_BATCH = "train_micro_batch_size_per_gpu"  # DeepSpeed's key; the only one with a flag
 
 
@@ -105,6 +107,7 @@ class TrainingConfig:
         10_000, "validate on at most this many sequences (always the same ones); 0: on all"
     )
     save_interval: int = option(500, "optimizer steps between two checkpoints; 0: only at the end")
+    save_minutes: float = option(0.0, "save also so long after the last save; 0: by steps only")
     keep_checkpoints: int = option(3, "keep the newest this many checkpoints, at least 2")
     keep_every: int = option(
         0, "keep the checkpoints of every this many steps for ever; 0: none for that reason"
@@ -123,6 +126,9 @@ class TrainingConfig:
     )
     check_interval: int = option(
         100, "optimizer steps between two checks that all ranks hold the same weights; 0: never"
+    )
+    max_time: str = option(
+        "", 'minutes or hh:mm:ss of this process, by which it has saved and stopped; "": no limit'
     )
     resume: str = option(
         "auto",
@@ -163,7 +169,7 @@ class TrainingConfig:
         require(size <= MAX_MICRO_BATCH, "eval_batch_size", size, f"at most {MAX_MICRO_BATCH:,}")
         require(self.seed < 2**63, "seed", self.seed, "below 2**63")
         or_none = ("eval_interval", "save_interval", "check_interval")
-        for name in (*or_none, "max_eval_sequences", "seed"):
+        for name in (*or_none, "save_minutes", "max_eval_sequences", "max_loss_spike", "seed"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         is_clear = self.watchdog_seconds == 0 or self.watchdog_seconds >= 10
         require(is_clear, "watchdog_seconds", self.watchdog_seconds, "0 or at least 10")
@@ -171,9 +177,10 @@ class TrainingConfig:
         every, interval = self.keep_every, self.save_interval
         is_saved = every == 0 or (every > 0 and interval > 0 and every % interval == 0)
         require(is_saved, "keep_every", every, f"0 or a multiple of save_interval ({interval})")
-        require(self.max_loss_spike >= 0, "max_loss_spike", self.max_loss_spike, "0 or more")
         self._check_warmup()
         self._check_decay()
+        is_time = bool(_DURATION.fullmatch(self.max_time))
+        require(is_time, "max_time", self.max_time, "minutes or hh:mm:ss")
         if self.rollback and self.resume != "auto":
             raise ConfigurationError(
                 f"rollback chooses the checkpoint, resume is {self.resume}; leave one of them out"
@@ -207,6 +214,13 @@ class TrainingConfig:
             value = getattr(self, name)
             expected = f"{'a number' if is_exponential else 'nothing'} for {self.lr_scheduler_type}"
             require((value is not None) == is_exponential, name, value, expected)
+
+    @property
+    def max_seconds(self) -> float | None:
+        """`max_time` in seconds; None: no limit."""
+        parts = [float(part) for part in self.max_time.split(":") if part]
+        hours, minutes, seconds = parts if len(parts) == 3 else (0.0, *(parts or [0.0]), 0.0)
+        return 3600 * hours + 60 * minutes + seconds or None
 
     @property
     def schedule(self) -> dict[str, Any]:

@@ -20,6 +20,8 @@ _SLURM = {
     "MASTER_ADDR": "SLURM_STEP_NODELIST",
     "MASTER_PORT": "SLURM_JOB_ID",
 }
+DOOR = "DS_BERT_LAUNCHER"  # process of `ds-bert launch` on this host, if that has started us
+STOP_FILE = "STOP"  # in the run's folder: asks it to stop
 _FIRST_PORT, _NUM_PORTS = 15_000, 15_000  # below the range of which kernels take ports for clients
 
 
@@ -50,6 +52,12 @@ def place(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
     completed = dict(environment)
     complete(completed)
     return int(completed["RANK"]), int(completed["WORLD_SIZE"])
+
+
+def door(environment: Mapping[str, str] = os.environ) -> int | None:
+    """The process of `ds-bert launch` that has started this one; None: another launcher has."""
+    number = environment.get(DOOR, "")
+    return int(number) if number.isdecimal() else None
 
 
 def _is_task_of_srun(environment: MutableMapping[str, str]) -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torture.processes import Command, free_port
 
+LAUNCH = Path(__file__).resolve().parents[2] / "scripts/launch.py"
 MODULES = {"torchrun": "torch.distributed.run", "deepspeed": "deepspeed.launcher.runner"}
 RANKS_FLAG = {"torchrun": "--nproc_per_node", "deepspeed": "--num_accelerators"}
 
@@ -20,12 +21,13 @@ def launch(
     flags_of: dict[int, list[str]] | None = None,
     environment_of: dict[int, dict[str, str]] | None = None,
     folder_of: dict[int, Path] | None = None,
+    restarts: int = 0,
 ) -> list[Command]:
     """The commands that start a training run.
 
     Args:
-        launcher: "python" (one plain process), "torchrun", "deepspeed", or "ranks": each rank
-            started by itself, as srun does.
+        launcher: "python" (one plain process), "torchrun", "deepspeed", "launch" (scripts/launch.py
+            of ours, which calls deepspeed), or "ranks": each rank started by itself, as srun does.
         command: script and flags.
         folder: to start in.
         output: file for what is printed; with "ranks" a rank's number is put behind.
@@ -35,6 +37,7 @@ def launch(
         flags_of: more flags for some ranks (launcher "ranks").
         environment_of: more variables for some ranks (launcher "ranks").
         folder_of: another folder for some ranks (launcher "ranks").
+        restarts: after failures, at most (launcher "launch").
     """
     port = port or free_port()
     before = [sys.executable]
@@ -56,4 +59,7 @@ def launch(
     if launcher in MODULES:
         before += ["-m", MODULES[launcher], f"{RANKS_FLAG[launcher]}={ranks}"]
         before.append(f"--master_port={port}")
+    if launcher == "launch":
+        before += [str(LAUNCH), "--restarts", str(restarts), "--pause", "1"]
+        before += [f"--num_accelerators={ranks}", f"--master_port={port}"]
     return [Command([*before, *command], folder, output, environment)]

@@ -48,6 +48,12 @@ def resuming(scene: Scene, job: Job) -> None:
     _later(scene, job, 0, 0.25 * scene.stage.seconds_to_start, until="step 31/")
 
 
+def measuring(scene: Scene, job: Job) -> None:
+    """While a micro-batch is measured."""
+    job.wait_for_line("micro-batch: measuring")
+    _later(scene, job, 0, 3.0, until="(measured")
+
+
 # Phase: its moment, and the step up to which the run's folder is filled before.
 PHASES = {
     "start": (start, 0),
@@ -57,13 +63,17 @@ PHASES = {
     "commit": (commit, 0),
     "resuming": (resuming, 30),
 }
+STOPPED = ("training", "validation", "saving", "measuring")  # in which a request is obeyed
 
 
 def run_until(scene: Scene, phase: str, *flags: str, **how) -> Job:
     """Start a run and wait for a moment of a phase."""
-    moment, filled = PHASES[phase]
+    moment, filled = PHASES.get(phase, (measuring, 0))
     if filled:
         scene.put_run(filled)
+    if moment is measuring:  # in a cache of its own, or nothing would have to be measured
+        flags += ("--train_micro_batch_size", "auto")
+        how["environment"] = {"XDG_CACHE_HOME": str(scene.folder / "cache")}
     job = scene.train(*flags, **how)
     moment(scene, job)
     return job

@@ -43,6 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     if options.markdown:
         print(report.markdown(report.read(options.markdown)))
         return 0
+    if options.stops:
+        print(report.stops(report.read(options.stops)))
+        return 0
     faults = choose(options.only, options.minutes)
     if options.list:
         print("\n".join(f"{fault.name:36} {fault.fault}" for fault in faults))
@@ -82,6 +85,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, default=Path("torture.json"), help="rows (default: %(default)s)"
     )
+    parser.add_argument("--stops", type=Path, metavar="FILE", help="print its times to stop")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="print the table of a JSON")
     return parser.parse_args(argv)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from machine import facts
 
+from torture.moments import STOPPED
 from torture.table import Row
 
 HEADER = (
@@ -52,14 +53,30 @@ def read(path: Path) -> dict[str, Any]:
 def markdown(content: dict[str, Any]) -> str:
     """The table, by topic, with what it was made on."""
     rows = [Row(**row) for row in content["rows"]]
+    return "\n".join([_made_on(content, rows), "", *HEADER, *map(_markdown_row, rows)])
+
+
+def stops(content: dict[str, Any]) -> str:
+    """Seconds from each request to stop until all processes had ended, by phase."""
+    rows = [Row(**row) for row in content["rows"]]
+    found = [(row, *row.fault.rpartition(": ")[::2]) for row in rows if row.name[:5] == "stop."]
+    seconds = {(who, phase): row.seconds for row, who, phase in found if phase in STOPPED}
+    table = [f"| asked by | {' | '.join(STOPPED)} |", f"|---|{'---:|' * len(STOPPED)}"]
+    for who in dict.fromkeys(who for who, _ in seconds):
+        cells = (seconds.get((who, phase)) for phase in STOPPED)
+        shown = ("" if cell is None else f"{cell:.1f}" for cell in cells)
+        table.append(f"| {who} | {' | '.join(shown)} |")
+    return "\n".join([_made_on(content, rows), "", *table])
+
+
+def _made_on(content: dict[str, Any], rows: list[Row]) -> str:
     machine = content["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    told = (
+    return (
         f"{machine['processor']}, {machine['cores']} cores, ranks on {content['device']}; Python "
         f"{machine['python']}, {versions}; commit {machine['commit']}; seed {content['seed']}; "
         f"{sum(row.took for row in rows) / 60:.0f} minutes. {summary(rows)}."
     )
-    return "\n".join([told, "", *HEADER, *map(_markdown_row, rows)])
 
 
 def _markdown_row(row: Row) -> str:

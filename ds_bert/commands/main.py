@@ -19,6 +19,7 @@ COMMANDS = {  # module of each
     "inspect": "inspect_data",
     "preflight": "preflight",
     "train": "train",
+    "launch": "launch",
     "evaluate": "evaluate",
     "export": "export_hf",
     "convert-model": "convert_model",
@@ -56,8 +57,8 @@ def _overview() -> Iterator[str]:
         summary, example = _summary(name, module)
         yield f"{name:15}{summary}\n{'':15}{example}\n"
     yield "Training with N processes on this machine, on several machines:\n"
-    yield "  deepspeed --num_accelerators N --module ds_bert.train --ds_config RECIPE"
-    yield "  deepspeed --hostfile hosts --module ds_bert.train --ds_config RECIPE\n"
+    yield "  ds-bert launch --num_accelerators N --module ds_bert.train --ds_config RECIPE"
+    yield "  ds-bert launch --hostfile hosts --module ds_bert.train --ds_config RECIPE\n"
     yield f"RECIPE is a JSON file, or one of these: {', '.join(recipes.names())}"
 
 

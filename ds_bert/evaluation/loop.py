@@ -1,7 +1,7 @@
 """Metrics of a model on a data set, the same numbers every time."""
 
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ def evaluate(
     batch_size: int,
     max_sequences: int = 0,
     progress: bool = False,
+    poll: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Evaluate over all ranks with fixed masks and without dropout.
 
@@ -38,6 +39,7 @@ def evaluate(
         batch_size: sequences per forward pass and rank; changes nothing but the speed.
         max_sequences: evaluate on at most this many (always the same ones); 0: all.
         progress: tell on rank 0 how far it is.
+        poll: called by all ranks between batches, equally often; may raise, on all.
 
     Returns:
         see `MetricSums.over_ranks`.
@@ -46,20 +48,30 @@ def evaluate(
     sums = MetricSums(model.losses, device, [corpus.name for corpus in table.corpora])
     rank, world_size = distributed.rank(), distributed.world_size()
     mine = sum(len(range(rank, number, world_size)) for _, number in corpora)
-    was_training = model.training
-    model.eval()
-    is_told = progress and rank == 0
-    with Progress("evaluate") if is_told else nullcontext() as told:
-        done = 0
+    is_told, done = progress and rank == 0, 0
+    with _evaluating(model), Progress("evaluate") if is_told else nullcontext() as told:
         for number, (corpus, num_sequences) in enumerate(corpora):
             rows = np.arange(rank, num_sequences, world_size)
-            for batch in _batches(table, corpus, rows, batch_size, EVALUATION_SEED):
+            of_all = num_sequences // world_size // batch_size  # batches that every rank has
+            batches = _batches(table, corpus, rows, batch_size, EVALUATION_SEED)
+            for count, batch in enumerate(batches):
                 sums.add(model(batch.to(device)), batch.counts, number)
+                if count < of_all:
+                    poll()
                 done += batch.num_sequences
                 if told is not None:
                     told.update(done / mine, sequences=batch.num_sequences)
-    model.train(was_training)
     return sums.over_ranks()
+
+
+@contextmanager
+def _evaluating(model: UnpaddedBert) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def chosen_rows(table: InstanceTable, max_sequences: int) -> list[tuple[Corpus, int]]:

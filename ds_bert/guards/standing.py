@@ -2,12 +2,14 @@
 
 import sys
 import threading
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 _HOUSE = Path(__file__).parent.parent
+FADING = 0.9  # of a time that is longer than those after it
 _COLLECTIVES = ("torch/distributed/", "deepspeed/comm/")
 
 
@@ -19,11 +21,15 @@ class Standing:
         phase: a key of `watchdog.LIMITS`.
         step: optimizer step, from 1; 0 before the first.
         moves: how often it has made progress.
+        since: when the phase began (time.monotonic).
+        took: seconds by phase, about the longest of the last few.
     """
 
     phase: str = "start"
     step: int = 0
     moves: int = 0
+    since: float = field(default_factory=time.monotonic)
+    took: dict[str, float] = field(default_factory=dict)
 
 
 NOW = Standing()
@@ -31,7 +37,9 @@ NOW = Standing()
 
 def at(phase: str, step: int | None = None) -> None:
     """Progress: a phase begins, of a step or of the same as before."""
-    NOW.phase = phase
+    now = time.monotonic()
+    NOW.took[NOW.phase] = max(now - NOW.since, FADING * NOW.took.get(NOW.phase, 0.0))
+    NOW.phase, NOW.since = phase, now
     NOW.step = NOW.step if step is None else step
     NOW.moves += 1
 

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from ds_bert import distributed
-from ds_bert.errors import RankFailed, exit_code, report
+from ds_bert.errors import STOPPED_ON_REQUEST, RankFailed, exit_code, report
 from ds_bert.guards import standing
 from ds_bert.guards.board import Beat, Board, Note
 from ds_bert.guards.sentry import Sentry
+from ds_bert.guards.stop import UNTRAINED, StopRequest
 
 # Phases of a run, and how many times `watchdog_seconds` each may take without progress.
 LIMITS = {
@@ -46,10 +47,12 @@ class Watchdog:
     Args:
         seconds: that a rank may go without progress (`LIMITS`); 0: for ever.
         folder: of the run; stacks go into its `stacks`.
+        stop: obeyed here, at once, while no step is done; ranks may be compiling or measuring.
     """
 
-    def __init__(self, seconds: int, folder: Path):
+    def __init__(self, seconds: int, folder: Path, stop: StopRequest | None = None):
         self._seconds, self._folder = seconds, folder
+        self._stop = stop or StopRequest()
         self._rank, self._world_size = distributed.rank(), distributed.world_size()
         store = distributed.store()
         self._board = Board(store, self._rank, self._world_size) if store is not None else None
@@ -135,6 +138,8 @@ class Watchdog:
         for rank in self._board.ended() if self._board is not None else ():
             if self._clock - self._heard[rank][1] > GONE:  # a connection alone may be cut off
                 return self._gone(rank)
+        if self._stop.reason and standing.NOW.phase in UNTRAINED:
+            return self._stopped()
         if not self._seconds:
             return None
         if self._board is None or self._rank == 0:
@@ -170,6 +175,14 @@ class Watchdog:
             is_hang=True,
         )
 
+    def _stopped(self) -> Note:
+        return Note(
+            self._rank,
+            f"stopped on request before a step was done ({self._stop.reason}), nothing to save; "
+            "start again to go on",
+            STOPPED_ON_REQUEST,
+        )
+
     def _gone(self, rank: int) -> Note:
         beat, _ = self._heard[rank]
         return Note(
@@ -186,7 +199,7 @@ class Watchdog:
         if (first or note).is_hang:
             self._show_stacks()
         if self._rank == 0 or first is None:
-            print(f"error: {(first or note).message}", file=sys.stderr, flush=True)
+            _tell(first or note)
         self._leave(first, note.exit_code)
 
     def _pin(self, note: Note) -> Note | None:
@@ -241,6 +254,13 @@ class Watchdog:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / f"rank_{self._rank}.txt").open("w") as file:
             faulthandler.dump_traceback(file)
+
+
+def _tell(note: Note) -> None:
+    if note.exit_code == STOPPED_ON_REQUEST:
+        print(note.message, flush=True)
+    else:
+        print(f"error: {note.message}", file=sys.stderr, flush=True)
 
 
 def _within(seconds: float, call: Callable[[], Any]) -> Any:

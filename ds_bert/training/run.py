@@ -20,6 +20,8 @@ from ds_bert.errors import ConfigurationError
 from ds_bert.guards.agreement import machine, require_agreement
 from ds_bert.guards.hosts import warn_about_hosts
 from ds_bert.guards.lock import RunLock
+from ds_bert.guards.signals import stop_signals
+from ds_bert.guards.stop import StopRequest
 from ds_bert.guards.watchdog import Watchdog
 from ds_bert.model import pretrained
 from ds_bert.optim.bf16_optimizer import waitless
@@ -29,17 +31,22 @@ from ds_bert.preflight import software
 from ds_bert.training import micro_batch
 from ds_bert.training.describe import as_record, describe, what_all_compute
 from ds_bert.training.plan import Plan, make_plan
-from ds_bert.training.trainer import State, Trainer
+from ds_bert.training.state import State
+from ds_bert.training.trainer import Trainer
 
 
 def run(config: TrainingConfig, recipe: dict[str, Any]) -> int:
     """Check, build, restore and train; returns the exit code."""
     device = distributed.setup(config.watchdog_seconds)
-    with Watchdog(config.watchdog_seconds, Path(config.output_dir)):
-        return _run(config, recipe, device)
+    stop = StopRequest(config.max_seconds)
+    watchdog = Watchdog(config.watchdog_seconds, Path(config.output_dir), stop)
+    with stop_signals(stop.by_signal), stop.looking(), watchdog:
+        return _run(config, recipe, device, stop)
 
 
-def _run(config: TrainingConfig, recipe: dict[str, Any], device: torch.device) -> int:
+def _run(
+    config: TrainingConfig, recipe: dict[str, Any], device: torch.device, stop: StopRequest
+) -> int:
     output_dir = Path(config.output_dir)
     if config.dry_run:
         if config.rollback:
@@ -51,7 +58,8 @@ def _run(config: TrainingConfig, recipe: dict[str, Any], device: torch.device) -
         finish(output_dir / CHECKPOINTS)
         if config.rollback:
             roll_back(output_dir)
-        return _train(_plan(config, recipe, device), device, lock)
+        stop.look_into(output_dir)
+        return _train(_plan(config, recipe, device), device, lock, stop)
 
 
 def _plan(config: TrainingConfig, recipe: dict[str, Any], device: torch.device) -> Plan:
@@ -61,7 +69,7 @@ def _plan(config: TrainingConfig, recipe: dict[str, Any], device: torch.device) 
     return micro_batch.settle(plan, device, build_engine)
 
 
-def _train(plan: Plan, device: torch.device, lock: RunLock) -> int:
+def _train(plan: Plan, device: torch.device, lock: RunLock, stop: StopRequest) -> int:
     config = plan.config
     distributed.log(describe(plan))
     engine, state = start(plan, device)
@@ -72,7 +80,7 @@ def _train(plan: Plan, device: torch.device, lock: RunLock) -> int:
         distributed.log(f"already finished: {state.step:,} of {config.max_steps:,} steps")
         return 0
     distributed.on_rank_0(lambda: _record(plan))
-    return Trainer(plan, engine, state, device, lock.check).train()
+    return Trainer(plan, engine, state, device, lock.check, stop).train()
 
 
 def _settle_in(plan: Plan, folder: Path, start: Checkpoint) -> None:

@@ -1,9 +1,10 @@
 """The training loop: step, log, validate, save, stop."""
 
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -16,33 +17,17 @@ from ds_bert.divergence.detector import Divergence, DivergenceDetector, Launched
 from ds_bert.errors import STOPPED_ON_REQUEST, TrainingDiverged
 from ds_bert.evaluation.loop import evaluate
 from ds_bert.evaluation.metrics import MetricSums, total_loss
-from ds_bert.guards import standing
+from ds_bert.guards import standing, stop
 from ds_bert.guards.agreement import require_equal_replicas
 from ds_bert.optim import bf16_optimizer
 from ds_bert.training.batches import Step, TrainingBatches
 from ds_bert.training.diverged import stop_diverged
 from ds_bert.training.log import RunLog
 from ds_bert.training.plan import Plan
-from ds_bert.training.signals import stop_signals
+from ds_bert.training.state import Pending, State
 
-
-@dataclass
-class State:
-    """Where a run stands; saved in every checkpoint (with the engine's and the random state)."""
-
-    step: int = 0  # optimizer steps taken, skipped ones included
-    samples: int = 0  # sequences consumed: the position in the data
-    skipped_steps: int = 0  # steps not applied because a gradient was not finite
-    consecutive_skips: int = 0
-
-
-class _Pending(NamedTuple):
-    """The last step, until the host knows how it went: skipped, loss not a number, stop asked."""
-
-    step: Step
-    launched: Launched
-    skipped: bool  # as far as DeepSpeed knows
-    flags: distributed.Flags
+_SLOW = 5.0  # seconds; in a step that takes longer ranks ask whether to stop,
+_PARTS = 16  # between so many parts
 
 
 class Trainer:
@@ -53,6 +38,7 @@ class Trainer:
 
     Attributes:
         before_commit: called on rank 0 before a checkpoint appears; raises where it must not.
+        stop: whether this rank was asked to stop.
         settles_late: whether a step's outcome is read in the next one.
     """
 
@@ -63,22 +49,25 @@ class Trainer:
         state: State,
         device: torch.device,
         before_commit: Callable[[], None] = lambda: None,
+        request: stop.StopRequest | None = None,
     ):
         self.plan, self.engine, self.state, self.device = plan, engine, state, device
-        self.before_commit = before_commit
+        self.before_commit, self.stop = before_commit, request or stop.StopRequest()
         self.config = plan.config
         folder, flops = Path(plan.config.output_dir), engine.module.flops
         self.checkpoints = folder / CHECKPOINTS
         self.log = RunLog(folder, state.step, self.config.max_steps, device, flops)
         self._losses = engine.module.losses
         self.sums = MetricSums(self._losses, device)
-        self._stop_requested = self._stop_agreed = self._has_stepped = False
+        self._stop_agreed = self._is_slow = self._was_cut = self._has_stepped = False
+        self._saved_step = state.step  # where this run started, or was saved
+        self._saved_at, self._is_save_due = time.monotonic(), False
         self._skips_logged = state.skipped_steps
         self._learning_rate = 0.0  # of the last step; the engine knows that of the next
         self._engine_skips = engine.skipped_steps  # restored with the engine
         self.detector = DivergenceDetector(self.config)
         self.settles_late = device.type == "cuda"
-        self._pending: _Pending | None = None
+        self._pending: Pending | None = None
         scaler: Any = getattr(engine.optimizer, "loss_scaler", None)
         if hasattr(scaler, "raise_error_at_min_scale"):
             scaler.raise_error_at_min_scale = False  # max_consecutive_skips decides
@@ -92,11 +81,7 @@ class Trainer:
         self.engine.train()
         self.engine.module.register_forward_pre_hook(standing.moved)
         self._check_replicas()
-        stop_requests, data = (
-            stop_signals(self.request_stop),
-            batches.iterate(state.samples, state.step),
-        )
-        with stop_requests, self.log, data as steps:
+        with self.log, batches.iterate(state.samples, state.step) as steps:
             while state.step < config.max_steps:
                 standing.at("data" if self._has_stepped else "first step", state.step + 1)
                 with self.log.waiting():
@@ -105,21 +90,32 @@ class Trainer:
                 last = state.step == config.max_steps
                 if last or self._stop_agreed or not self.settles_late or self._is_any_due():
                     self._settle()
-                if _is_due(state.step, config.check_interval):
-                    self._check_replicas()
-                if state.step % config.log_interval == 0 or last:
-                    self._log()
-                if last or _is_due(state.step, config.eval_interval):
-                    self._validate()
-                stop = self._stop_agreed
-                if last or stop or _is_due(state.step, config.save_interval):
-                    self._save(is_last=last or stop)
-                if stop and not last:
-                    distributed.log(
-                        f"stopped on request at step {state.step}; start again to go on"
-                    )
-                    return STOPPED_ON_REQUEST
+                if not self._was_cut:
+                    self._do_what_is_due(last)
+                if self._stop_agreed and not last:
+                    return self._leave()
         return 0
+
+    def _do_what_is_due(self, last: bool) -> None:
+        config, number = self.config, self.state.step
+        if _is_due(number, config.check_interval):
+            self._check_replicas()
+        if number % config.log_interval == 0 or last:
+            self._log()
+        if last or _is_due(number, config.eval_interval):
+            self._validate(last)
+        if last or self._is_save_due or _is_due(number, config.save_interval):
+            self._save(is_last=last)
+            self._saved_at, self._is_save_due = time.monotonic(), False
+            self._stop_agreed = self._stop_agreed or stop.is_agreed(self.stop, self.device)
+
+    def _leave(self) -> int:
+        """Stop on request; a save that was due has just been made."""
+        if self.state.step != self._saved_step:
+            self._save(is_last=True)
+        why = f"at step {self.state.step} ({stop.reasons(self.stop)})"
+        distributed.log(f"stopped on request {why}; start again to go on")
+        return STOPPED_ON_REQUEST
 
     def _step(self, step: Step) -> None:
         """One optimizer step over the micro-batches of this rank.
@@ -130,7 +126,7 @@ class Trainer:
         if self._has_stepped:
             standing.at("step")
         launched = Launched(self.state.step + 1, step.first_sample)
-        for batch in step.micro_batches:
+        for number, batch in enumerate(step.micro_batches):
             launched.before_micro_batch()
             sums = self.engine(batch.to(self.device))
             parts = (sums[name].loss / max(step.counts[of], 1) for name, of in self._losses.items())
@@ -138,8 +134,9 @@ class Trainer:
             self.engine.backward(loss * self._shares)
             launched.after_micro_batch(loss)
             self._settle()  # the step before, whose outcome the next update depends on
-            if self._stop_agreed:
+            if self._stop_agreed or self._is_stopped_within(number, len(step.micro_batches)):
                 set_random_state(launched.random_states[0])
+                self._was_cut = self._stop_agreed = True
                 return
             self._learning_rate = launched.learning_rate = self.engine.get_lr()[0]
             launched.loss_scale = self._loss_scale()
@@ -148,6 +145,11 @@ class Trainer:
             self.log.count(batch)
         self._has_stepped = True
         self._finish(step, launched)
+
+    def _is_stopped_within(self, number: int, size: int) -> bool:
+        """Whether the step is given up after this micro-batch; only slow ones are worth asking."""
+        is_part = number % max(1, size // _PARTS) == 0
+        return self._is_slow and is_part and stop.is_agreed(self.stop, self.device)
 
     def _finish(self, step: Step, launched: Launched) -> None:
         """Count the step, and ask how it went."""
@@ -159,9 +161,11 @@ class Trainer:
         flags = (
             bf16_optimizer.skipped(self.engine),
             ~torch.isfinite(launched.loss),
-            self._stop_requested,
+            bool(self.stop.reason),
+            time.monotonic() - standing.NOW.since > _SLOW,
+            0 < 60 * self.config.save_minutes < time.monotonic() - self._saved_at,
         )
-        self._pending = _Pending(step, launched, skipped, distributed.Flags(flags, self.device))
+        self._pending = Pending(step, launched, skipped, distributed.Flags(flags, self.device))
 
     def _settle(self) -> None:
         """Take in how the last step went, if that is not done yet."""
@@ -169,12 +173,13 @@ class Trainer:
             return
         pending, self._pending, state = self._pending, None, self.state
         self._settled = pending.step, pending.launched
-        skipped_on_device, not_finite, stop = pending.flags.read()
+        skipped_on_device, not_finite, asked, self._is_slow, save_due = pending.flags.read()
+        self._is_save_due = self._is_save_due or save_due
         if skipped_on_device:
             bf16_optimizer.take_back(self.engine)
         skipped = pending.skipped or skipped_on_device
         self._engine_skips = self.engine.skipped_steps
-        self._stop_agreed = self._stop_agreed or stop
+        self._stop_agreed = self._stop_agreed or asked
         state.skipped_steps += skipped
         state.consecutive_skips = state.consecutive_skips + 1 if skipped else 0
         if skipped:
@@ -190,7 +195,7 @@ class Trainer:
         config = self.config
         intervals = [config.check_interval, config.log_interval]
         intervals += [config.eval_interval, config.save_interval]
-        return any(_is_due(self.state.step, interval) for interval in intervals)
+        return self._is_save_due or any(_is_due(self.state.step, each) for each in intervals)
 
     @property
     def _shares(self) -> int:
@@ -229,18 +234,20 @@ class Trainer:
             position = {"step": self.state.step, "samples": self.state.samples}
             require_equal_replicas(self.engine.module, position)
 
-    def _validate(self) -> None:
-        if self.plan.validation_table is None:
+    def _validate(self, last: bool) -> None:
+        """Validate, unless asked to stop meanwhile; the last one goes on to its end."""
+        table = self.plan.validation_table
+        if table is None or (self._stop_agreed and not last):
             return
         standing.at("validation")
-        with self.log.paused():
-            metrics = evaluate(
-                self.engine.module,
-                self.plan.validation_table,
-                self.device,
-                self.config.eval_batch_size,
-                self.config.max_eval_sequences,
-            )
+        poll = (lambda: None) if last else stop.Poll(self.stop, self.device)
+        sizes = self.config.eval_batch_size, self.config.max_eval_sequences
+        try:
+            with self.log.paused():
+                metrics = evaluate(self.engine.module, table, self.device, *sizes, poll=poll)
+        except stop.StopAgreed:
+            self._stop_agreed = True
+            return
         self.log.log_validation(metrics)
 
     def _save(self, is_last: bool) -> None:
@@ -266,6 +273,7 @@ class Trainer:
                     raise NotSaved(f"step {state.step}: {error}; make room, then {again}") from None
                 distributed.log(f"warning: step {state.step}: {error}; training goes on")
                 return
+            self._saved_step = state.step
             if state.consecutive_skips == 0:  # without progress nothing older gives way
                 tidy(self.checkpoints, folder, config.keep_checkpoints, config.keep_every)
         distributed.log(f"saved {folder}")
@@ -280,10 +288,6 @@ class Trainer:
         }
         module, casing = self.engine.module, store.do_lower_case
         write_model_folder(folder, module, weights, store.vocabulary, casing, facts)
-
-    def request_stop(self, *_: Any) -> None:
-        """Ask for a save and an orderly end after the step in progress (a signal handler)."""
-        self._stop_requested = True
 
 
 def _is_due(step: int, interval: int) -> bool:

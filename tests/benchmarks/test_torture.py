@@ -19,6 +19,7 @@ from torture.stage import Stage, tree
 from torture.table import FAULTS, Fault, Row, Skip
 
 PAGE, RESULTS = ROOT / "docs/reliability.md", ROOT / "benchmarks/results/torture_cpu.json"
+STOPS = RESULTS.with_name("stops_cpu.json")
 
 
 def job_of(folder, line, **environment):
@@ -186,6 +187,11 @@ def test_the_table_escapes_and_counts():
 @pytest.mark.skipif(not RESULTS.exists(), reason="no results are committed")
 def test_the_page_shows_the_committed_rows():
     assert report.markdown(report.read(RESULTS)) in PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not STOPS.exists(), reason="no results are committed")
+def test_the_page_shows_the_committed_times_to_stop():
+    assert report.stops(report.read(STOPS)) in PAGE.read_text(encoding="utf-8")
 
 
 @pytest.mark.launcher

@@ -1,11 +1,13 @@
 """Training started as an installed package is: by module name, from a folder without repository."""
 
 import os
+import signal
 import subprocess
 import sys
-from pathlib import Path
+import time
 
 import pytest
+from conftest import ROOT
 from distributed_util import free_port
 from training_util import make_data, write_recipe
 
@@ -13,22 +15,31 @@ ENVIRONMENT = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "H
 
 
 @pytest.mark.launcher
-def test_the_launcher_starts_the_module_with_two_ranks(tmp_path, golden):
+def test_the_launch_door_starts_the_module_and_stops_it(tmp_path, golden):
+    """Two ranks until SIGUSR1 comes to the door, as from a scheduler."""
     data = make_data(tmp_path / "data/train", golden)
-    recipe = write_recipe(tmp_path, data, section={"max_steps": 2}, train_batch_size=16)
-    launcher = [Path(sys.executable).parent / "deepspeed", "--num_accelerators", "2"]
+    section = {"max_steps": 10**6, "log_interval": 1}
+    recipe = write_recipe(tmp_path, data, section=section, train_batch_size=16)
+    launch = [sys.executable, ROOT / "scripts/launch.py", "--num_accelerators", "2"]
     module = ["--master_port", str(free_port()), "--module", "ds_bert.train"]
-    result = subprocess.run(
-        [*launcher, *module, "--ds_config", recipe],
-        env=ENVIRONMENT,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert "ranks 2" in result.stdout
-    assert (tmp_path / "run/checkpoints/step_2/hf/model.safetensors").exists()
+    with (tmp_path / "out").open("w") as output:
+        door = subprocess.Popen(
+            [*launch, *module, "--ds_config", recipe],
+            env=ENVIRONMENT,
+            cwd=tmp_path,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    end = time.monotonic() + 180
+    while not (tmp_path / "run/metrics.jsonl").exists() and door.poll() is None:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    door.send_signal(signal.SIGUSR1)
+    assert door.wait(60) == 75, (tmp_path / "out").read_text()[-3000:]
+    text = (tmp_path / "out").read_text()
+    assert "ranks 2" in text and "stopped on request at step" in text
+    (step,) = (tmp_path / "run/checkpoints").glob("step_*")
+    assert (step / "hf/model.safetensors").exists()
 
 
 @pytest.mark.launcher

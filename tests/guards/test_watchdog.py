@@ -15,9 +15,11 @@ from distributed_util import free_port
 from ds_bert import distributed
 from ds_bert.errors import ConfigurationError
 from ds_bert.guards import standing, watchdog
+from ds_bert.guards.stop import StopRequest
 from ds_bert.guards.watchdog import Watchdog
 
 LIMIT = 2  # watchdog_seconds
+STOP = StopRequest()
 
 
 @numba.njit("int64()")  # compiled with this line
@@ -107,6 +109,13 @@ def sleeps(rank):
         in_a_collective(rank)
 
 
+def asks_before_the_first_step(rank):
+    standing.at("first step")
+    if rank == distributed.world_size() - 1:
+        STOP.ask("a test")
+    in_a_collective(rank)
+
+
 def is_stopped(rank):
     if rank == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -137,7 +146,7 @@ def run_rank(fault, rank, world_size, port, folder, limit):
     watchdog.TICK, watchdog.LATE, watchdog.GONE, watchdog.GRACE = 0.1, 1.2, 1.0, 0.6
     if world_size > 1:
         distributed._met = dist.TCPStore("127.0.0.1", port, world_size, rank == 0)
-    with Watchdog(limit, folder):
+    with Watchdog(limit, folder, STOP):
         work(rank, fault)
 
 
@@ -186,6 +195,13 @@ def test_a_bug_in_the_rank_that_keeps_the_board(tmp_path):
     assert codes == [1, 1]
     assert told[0].count("Traceback") == 1
     assert not told[1]
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_stop_before_the_first_step_is_done_ends_all(tmp_path, world_size):
+    codes, told = end_of(asks_before_the_first_step, tmp_path, world_size)
+    assert codes == [75] * world_size
+    assert not any(told)
 
 
 def test_lost_connections_do_not_bury_the_cause(tmp_path):

@@ -169,7 +169,7 @@ def test_a_stop_in_the_middle_goes_on_to_the_same_end(tmp_path, data, late, aske
 
     def stop(trainer):
         if trainer.state.step == asked_in - 1:
-            trainer.request_stop()
+            trainer.stop.ask("a test")
 
     late.append(stop)
     assert train(recipe) == 75

@@ -3,6 +3,7 @@
 from functools import partial
 from signal import SIGKILL, SIGTERM
 
+from ds_bert.errors import STOPPED_ON_REQUEST
 from torture.moments import PHASES, run_until
 from torture.processes import Job
 from torture.scene import Scene
@@ -81,3 +82,28 @@ for _launcher, _child in LAUNCHERS:
     _inject = partial(kill_launcher, launcher=_launcher, child=_child)
     _name = f"kill.launcher.{_launcher}{'_child' if _child else ''}"
     fault(_name, f"SIGKILL to {_launcher} itself{_of}", launches=3)(_inject)
+
+
+def kill_launch(scene: Scene, child: str = "") -> None:
+    """Kill `ds-bert launch`, or what it has started: the ranks save and end."""
+    job = run_until(scene, "training", launcher="launch", sabotage=SLOWLY)
+    job.signal(SIGKILL, job.launcher(child))
+    scene.ends(job, {STOPPED_ON_REQUEST, -SIGKILL})
+    scene.says(job, "stopped on request at step")
+    scene.goes_on()
+    if scene.row.steps_lost:
+        scene.bad(f"{scene.row.steps_lost} steps were lost")
+
+
+for _child in ("", "ds_bert.launching.through_deepspeed", "deepspeed.launcher.launch"):
+    _of = f" (its child `{_child.rpartition('.')[2]}`)" if _child else ""
+    _name = f"kill.launcher.launch{'_' * bool(_child)}{_child.rpartition('.')[2]}"
+    fault(_name, f"SIGKILL to ds-bert launch itself{_of}")(partial(kill_launch, child=_child))
+
+
+@fault("kill.restart", "SIGKILL to rank 1 under ds-bert launch, which may start again once")
+def _restart(scene: Scene) -> None:
+    job = run_until(scene, "training", launcher="launch", restarts=1)
+    job.signal(SIGKILL, job.rank(1))
+    scene.finishes(job)
+    scene.says(job, "launch: a process was ended by SIGKILL")

@@ -4,32 +4,62 @@ from functools import partial
 from signal import SIGINT, SIGKILL, SIGTERM, SIGUSR1
 
 from torture.faults.kills import PATIENCE, SLOWLY, left_alone
-from torture.moments import run_until
+from torture.moments import STOPPED, run_until
+from torture.processes import Job
 from torture.scene import Scene
 from torture.table import fault
 
 SAVED = 75
 # What a process returns that a signal has ended, seen by its parent and by a shell.
-TERMINATED, INTERRUPTED = {-15, 143}, {-2, 130}
+TERMINATED = {-15, 143}
 
 
-def stop(
-    scene: Scene, phase: str, ranks: tuple[int, ...], number=SIGTERM, launcher: str = "ranks"
-) -> None:
-    """Ask, see all ranks save and end, start again."""
-    job = run_until(scene, phase, launcher=launcher)
-    job.signal(number, *map(job.rank, ranks or (0, 1)))
+def is_stopped(scene: Scene, job: Job) -> None:
+    """All ranks of a job that was asked save and end; started again it loses nothing."""
     scene.ends(job, {SAVED})
-    scene.says(job, "stopped on request at step")
+    scene.says(job, "stopped on request")
     scene.goes_on()
     if scene.row.steps_lost:
         scene.bad(f"{scene.row.steps_lost} steps were lost")
 
 
-for _phase in ("training", "validation", "saving"):
+def stop(
+    scene: Scene, phase: str, ranks: tuple[int, ...], number=SIGTERM, launcher: str = "ranks"
+) -> None:
+    """Send a signal to ranks."""
+    job = run_until(scene, phase, launcher=launcher)
+    job.signal(number, *map(job.rank, ranks or (0, 1)))
+    is_stopped(scene, job)
+
+
+def stop_launch(scene: Scene, phase: str, number: int) -> None:
+    """Send a signal to `ds-bert launch`."""
+    job = run_until(scene, phase, launcher="launch")
+    job.signal(number, job.launcher())
+    is_stopped(scene, job)
+
+
+def stop_by_file(scene: Scene, phase: str) -> None:
+    """Make the file STOP in the run's folder."""
+    job = run_until(scene, phase, sabotage=SLOWLY)  # else it is done before the file is seen
+    job.strike()
+    (scene.run / "STOP").touch()
+    is_stopped(scene, job)
+    if (scene.run / "STOP").exists():
+        scene.bad("STOP is left")
+
+
+for _phase in STOPPED:
     for _words, _ranks in {"rank 1": (1,), "all ranks": ()}.items():
         _name = f"stop.{_words.replace(' ', '_')}.{_phase}"
         fault(_name, f"SIGTERM to {_words}: {_phase}")(partial(stop, phase=_phase, ranks=_ranks))
+    for _number in (SIGTERM, SIGINT, SIGUSR1):
+        _inject = partial(stop_launch, phase=_phase, number=_number)
+        _name = f"stop.launch.{_number.name.lower()}.{_phase}"
+        fault(_name, f"{_number.name} to ds-bert launch: {_phase}")(_inject)
+    fault(f"stop.file.{_phase}", f"a file STOP in the run's folder: {_phase}")(
+        partial(stop_by_file, phase=_phase)
+    )
 
 fault("stop.usr1", "SIGUSR1 to rank 0: training")(
     partial(stop, phase="training", ranks=(0,), number=SIGUSR1)
@@ -69,8 +99,7 @@ def _twice(scene: Scene) -> None:
 def _interrupt(scene: Scene) -> None:
     job = run_until(scene, "training")
     job.signal(SIGINT, job.rank(0), job.rank(1))
-    scene.ends(job, INTERRUPTED)
-    scene.goes_on()
+    is_stopped(scene, job)
 
 
 @fault("stop.torchrun", "SIGTERM to torchrun, which passes it on")

@@ -1,4 +1,4 @@
-"""Signals that stop a run: the first asks, a second SIGTERM ends the process at once."""
+"""Signals that stop a run: the first asks, a second SIGTERM or SIGINT ends the process at once."""
 
 import os
 import signal
@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-REQUESTS = (signal.SIGTERM, signal.SIGUSR1)  # what schedulers send before a time limit
+REQUESTS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # of schedulers and of Ctrl-C
+INSIST = (signal.SIGTERM, signal.SIGINT)  # SIGUSR1 only announces a SIGTERM
 ONE_REQUEST = 2.0  # seconds; within them `timeout` and launchers may send the same signal twice
 
 
 @contextmanager
 def stop_signals(request: Callable[..., Any]) -> Iterator[None]:
-    """Call `request` at SIGTERM and SIGUSR1; end the process at a second SIGTERM.
+    """Call `request` at SIGTERM, SIGUSR1 and SIGINT; end the process where one insists.
 
     Python calls handlers in the main thread, which may be in compiled code for ever. So another
     thread counts: Python's own C handler writes the number of each signal to a pipe.
@@ -39,8 +40,7 @@ def stop_signals(request: Callable[..., Any]) -> Iterator[None]:
 def _end_at_second(reader: int) -> None:
     first = None
     while kinds := os.read(reader, 64):
-        if signal.SIGTERM not in kinds:
-            continue
-        first = first or time.monotonic()
-        if time.monotonic() - first > ONE_REQUEST:
-            os._exit(128 + signal.SIGTERM)
+        for kind in set(INSIST).intersection(kinds):
+            first = first or time.monotonic()
+            if time.monotonic() - first > ONE_REQUEST:
+                os._exit(128 + kind)

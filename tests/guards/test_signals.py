@@ -9,7 +9,7 @@ import pytest
 
 STUCK = """
 import hashlib
-from ds_bert.training import signals
+from ds_bert.guards import signals
 signals.ONE_REQUEST = 0.5
 with signals.stop_signals(lambda *_: print("asked", flush=True)):
     print("ready", flush=True)
@@ -44,7 +44,7 @@ def test_the_same_signal_twice_at_once_is_one_request(stuck):
 
 
 def test_handlers_are_called_and_put_back():
-    from ds_bert.training.signals import stop_signals
+    from ds_bert.guards.signals import stop_signals
 
     before = [signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGUSR1)]
     asked = []

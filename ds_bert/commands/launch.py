@@ -1,0 +1,42 @@
+"""Train with several processes, on this machine or on several: DeepSpeed's launcher, and a door.
+
+python scripts/launch.py --num_accelerators 8 ds_bert/train.py --ds_config seq128
+python scripts/launch.py --hostfile hosts --restarts 5 ds_bert/train.py --ds_config seq128
+python scripts/launch.py --num_accelerators 8 --module ds_bert.train --ds_config seq128
+
+All other arguments are those of the `deepspeed` command. SIGTERM, SIGINT (Ctrl-C) and SIGUSR1
+reach all ranks, which save and stop; the exit code is that of the training.
+"""
+
+from ds_bert.commands.parser import new_parser
+from ds_bert.errors import ConfigurationError, require
+from ds_bert.launching.door import Door
+
+
+def main(argv: list[str] | None = None, prog: str | None = None) -> int:
+    """Parse our own flags and launch with the rest; returns the exit code."""
+    parser = new_parser(__doc__, prog)
+    parser.allow_abbrev = False
+    parser.add_argument(
+        "--restarts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="start again up to N times after a crash, a hang or a lost host (default 0)",
+    )
+    parser.add_argument(
+        "--pause",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="before the first restart; doubles up to five minutes (default 10)",
+    )
+    options, arguments = parser.parse_known_args(argv)
+    require(options.restarts >= 0, "restarts", options.restarts, "0 or more")
+    require(options.pause >= 0, "pause", options.pause, "0 or more seconds")
+    if not arguments:
+        raise ConfigurationError(
+            "launch: found no program, expected DeepSpeed's arguments, such as: "
+            "--num_accelerators 2 ds_bert/train.py --ds_config demo/seq128"
+        )
+    return Door(arguments, options.restarts, options.pause).launch()

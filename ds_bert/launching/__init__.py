@@ -1,0 +1,1 @@
+"""DeepSpeed's launcher with a door before it: signals in, exit codes out, starting again."""

@@ -1,0 +1,166 @@
+"""Launching through DeepSpeed: signals reach all ranks, failures worth it are started again."""
+
+import signal
+import time
+from typing import Any
+
+from ds_bert import errors, launcher
+from ds_bert.errors import INTERRUPTED, STOPPED_ON_REQUEST
+from ds_bert.launching import run_folder
+from ds_bert.launching.tree import Tree
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+ONE_REQUEST = 2.0  # seconds; within them the same may be asked twice
+LOOK = 0.1  # seconds between two looks at the processes
+REST = 300.0  # seconds for ranks to save whose launcher has ended
+LONGEST_PAUSE = 300.0  # seconds
+TERMINATED = 128 + signal.SIGTERM
+# Exit codes after which another start would end alike, or which somebody has asked for.
+FINAL = {0, 2, 3, 4, 5, STOPPED_ON_REQUEST, INTERRUPTED, TERMINATED}
+
+
+class Door:
+    """Launches, and launches again.
+
+    Args:
+        arguments: of the `deepspeed` command.
+        restarts: after failures, at most.
+        pause: seconds before the first of them; twice as long before each further one.
+    """
+
+    def __init__(self, arguments: list[str], restarts: int = 0, pause: float = 10.0):
+        if restarts:
+            run_folder.require_repeatable(arguments)
+        self._arguments, self._restarts, self._pause = arguments, restarts, pause
+        self._folder = run_folder.run_folder(arguments)
+        self._requests: list[float] = []
+        self._obeyed = 0
+        self._is_orphaned = False
+        self._put = 0.0
+
+    def launch(self) -> int:
+        """Launch until it is done, stopped, or not worth another start; returns the exit code."""
+        for kind in SIGNALS:
+            if signal.getsignal(kind) != signal.SIG_IGN:  # nohup
+                signal.signal(kind, self._request)
+        done = 0
+        while True:
+            begin = time.monotonic()
+            code = self._launch_once()
+            failed = self._is_orphaned or code not in FINAL
+            if self._requests or not failed or done == self._restarts:
+                return code
+            done += 1
+            self._tell_restart(done, code, time.monotonic() - begin)
+            if not self._wait():
+                return STOPPED_ON_REQUEST
+
+    def _request(self, *_: Any) -> None:
+        now = time.monotonic()
+        if not self._requests or now - self._requests[-1] > ONE_REQUEST:
+            self._requests.append(now)
+
+    def _launch_once(self) -> int:
+        tree = Tree(self._arguments)
+        while (code := tree.poll()) is None:
+            self._heed(tree)
+            time.sleep(LOOK)
+        code = self._end(tree, code)
+        if self._put and self._folder is not None:
+            (self._folder / launcher.STOP_FILE).unlink(missing_ok=True)
+        if len(self._requests) == 1 and code == TERMINATED:
+            return STOPPED_ON_REQUEST  # in its start, before ranks save
+        return code
+
+    def _end(self, tree: Tree, code: int) -> int:
+        """Leave no process behind; the exit code as shells tell it."""
+        # A rank's own signal comes as -9, that is 247; so here a launcher was killed.
+        self._is_orphaned = 128 < code < 192 and bool(tree.processes())
+        if self._is_orphaned:
+            _say("DeepSpeed's launcher was killed; the ranks that it leaves save and end")
+            if not tree.ranks():
+                self._put_file(tree)
+        rest = tree.end_rest(REST)
+        return _as_shells_say(rest or code if self._is_orphaned else code)
+
+    def _heed(self, tree: Tree) -> None:
+        """Pass requests on: the first asks, the second ends at once, a third kills."""
+        count = len(self._requests)
+        if count == 1 and tree.spans_hosts():
+            self._put_file(tree)
+        if count == self._obeyed:
+            return
+        if count == 1:
+            ranks = tree.ranks()
+            tree.signal(signal.SIGTERM, ranks)
+            self._obeyed = bool(ranks) or tree.spans_hosts()  # else it has yet to start them
+        else:
+            self._insist(tree, count)
+            self._obeyed = count
+
+    def _insist(self, tree: Tree, count: int) -> None:
+        if count > 2:
+            tree.signal(signal.SIGKILL)
+        elif tree.spans_hosts():
+            _say("ending at once; ranks on other hosts within 30 s")
+            tree.signal(signal.SIGTERM)  # pdsh: DeepSpeed's launcher ends its children there
+        else:
+            tree.signal(signal.SIGTERM, tree.ranks())
+
+    def _put_file(self, tree: Tree) -> None:
+        """Ask ranks on other hosts through the run's folder, which they share.
+
+        Again if it is gone: a run that was just starting may have taken it for an old one.
+        """
+        now = time.monotonic()
+        if now - self._put < ONE_REQUEST:
+            return
+        self._put = now
+        try:
+            assert self._folder is not None
+            (self._folder / launcher.STOP_FILE).touch()
+        except (AssertionError, OSError):
+            _say("there is no run's folder yet, nothing to save: ending what was started")
+            tree.signal(signal.SIGTERM)
+
+    def _tell_restart(self, number: int, code: int, seconds: float) -> None:
+        why = "DeepSpeed's launcher was killed" if self._is_orphaned else _reason(code)
+        _say(
+            f"{why} after {seconds:,.0f} s; restart {number} of {self._restarts} in "
+            f"{self._pause:,.0f} s"
+        )
+        run_folder.note(
+            self._folder,
+            restart=number,
+            of=self._restarts,
+            exit_code=code,
+            reason=why,
+            seconds=round(seconds, 1),
+        )
+
+    def _wait(self) -> bool:
+        """Wait before a restart, longer each time; whether nobody has asked to stop meanwhile."""
+        end = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        while time.monotonic() < end and not self._requests:
+            time.sleep(LOOK)
+        return not self._requests
+
+
+def _as_shells_say(code: int) -> int:
+    """DeepSpeed's launch returns -9, that is 247, for a rank that SIGKILL has ended; shells 137."""
+    return 128 + 256 - code if 192 < code < 255 else code
+
+
+def _reason(code: int) -> str:
+    if code == errors.RankFailed.exit_code:
+        return "a rank ended or hung (exit code 6)"
+    if code == 255:
+        return "a host was lost (exit code 255)"
+    if 128 < code < 192:
+        return f"a process was ended by {signal.Signals(code - 128).name}"
+    return f"it ended with exit code {code}"
+
+
+def _say(message: str) -> None:
+    print(f"launch: {message}", flush=True)
