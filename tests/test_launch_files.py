@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ sys.exit(max(task.wait() for task in tasks))
 """
 # In place of training: who it is, then a stop on request, or the exit code that is asked for.
 RANK = """
-import json, os, pathlib, signal, sys
+import json, os, pathlib, signal, sys, time
 signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))
 from ds_bert import launcher
 launcher.complete()
@@ -50,7 +51,8 @@ path.with_suffix(".tmp").write_text(json.dumps(told))
 path.with_suffix(".tmp").rename(path)
 if "EXIT" in os.environ:
     sys.exit(int(os.environ["EXIT"]))
-signal.pause()
+while True:  # signal.pause would miss a signal that comes just before it
+    time.sleep(0.02)
 """
 # ds-bert preflight and launch: two ranks without srun; a signal reaches them as through the door.
 DS_BERT = """
@@ -104,11 +106,22 @@ def cluster(tmp_path, monkeypatch):
     variables |= {"SLURM_GPUS_ON_NODE": "1", "SLURM_CPUS_PER_TASK": "3"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+    # Of a run that this process has been itself.
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 
+@contextmanager
 def start(name, folder):
-    return subprocess.Popen(["bash", str(LAUNCH / name), *FLAGS], cwd=folder)
+    """A script, in a group of processes that ends with the test."""
+    command = ["bash", str(LAUNCH / name), *FLAGS]
+    with subprocess.Popen(command, cwd=folder, start_new_session=True) as job:
+        try:
+            yield job
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(job.pid, signal.SIGKILL)
 
 
 def ranks(folder):

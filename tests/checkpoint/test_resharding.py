@@ -56,7 +56,7 @@ def train(recipe: Path, steps: int, *flags) -> list[list[int]]:
         parts = distributed.gather(batch.rows.flatten().tolist())
         rows.append([row for part in parts for row in part])
         if len(rows) == steps:
-            trainer.request_stop()
+            trainer.stop.ask("the test")
         original(trainer, batch)
 
     with mock.patch.object(Trainer, "_step", step):
