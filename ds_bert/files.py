@@ -137,6 +137,40 @@ def _place(final: Path) -> Path:
     return final
 
 
+def take_lock(file: int) -> bool:
+    """Take the kernel's lock of an open file or folder; it goes with the process.
+
+    Returns:
+        whether its file system knows locks; without them nothing is held.
+
+    Raises:
+        BlockingIOError: somebody else holds it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def is_open_at(file: int, path: Path) -> bool:
+    """Whether an open file is the one at `path`: who held its lock may have removed it."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def boot_id() -> str:
+    """The same for all processes that one kernel's locks reach, another one after a reboot."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return os.uname().nodename
+
+
 def hash_file(path: Path) -> str:
     """xxh3 hash (128 bits) of a file's bytes, as hexadecimal digits."""
     digest = xxhash.xxh3_128()
@@ -197,17 +231,13 @@ class OutputFolder:
                 "choose another output folder"
             ) from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take_lock(self._lock)
         except BlockingIOError as error:
             os.close(self._lock)
             raise ConfigurationError(
                 f"another run is writing {self.final}; wait for it or choose another output folder"
             ) from error
-        except OSError:
-            pass  # a file system without locks
-        is_there = False
-        with suppress(FileNotFoundError):
-            is_there = os.path.samestat(os.fstat(self._lock), self.hidden.stat())
+        is_there = is_open_at(self._lock, self.hidden)
         if not is_there:
             os.close(self._lock)
         return is_there

@@ -4,7 +4,6 @@ All processes of a run ask for it before they know of each other, perhaps on sev
 that gets the lock converts, the others wait for the result and take over where it died.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -21,7 +20,7 @@ from ds_bert.bridges.formats import find_files
 from ds_bert.bridges.importing import ImportOptions, import_data_set
 from ds_bert.dataset.format import META
 from ds_bert.errors import ConfigurationError
-from ds_bert.files import parse_json
+from ds_bert.files import boot_id, is_open_at, parse_json, take_lock
 from ds_bert.text.source import file_state
 from ds_bert.tokenizer.vocabulary import Vocabulary
 
@@ -132,21 +131,15 @@ class Turn:
         os.close(self._file)
 
     def _take(self) -> bool:
-        is_locked = True
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_locked = take_lock(self._file)
         except BlockingIOError:
             self._note()
             return False
-        except OSError:  # a file system without locks
-            is_locked = False
         # Who has left between our two calls has unlinked the file that we hold.
-        try:
-            is_there = os.path.samestat(os.fstat(self._file), self.path.stat())
-        except FileNotFoundError:
-            is_there = False
+        is_there = is_open_at(self._file, self.path)
         owner = self._note()
-        is_reachable = is_locked and owner.get("boot") == _boot_id()
+        is_reachable = is_locked and owner.get("boot") == boot_id()
         if not is_there or (owner and not is_reachable and self._is_alive()):
             return False
         return self._sign()
@@ -172,7 +165,7 @@ class Turn:
         me = {
             "host": os.uname().nodename,
             "process": os.getpid(),
-            "boot": _boot_id(),
+            "boot": boot_id(),
             "nonce": secrets.token_hex(8),
         }
         os.ftruncate(self._file, 0)
@@ -185,11 +178,3 @@ class Turn:
         while not left.wait(BEAT_SECONDS):
             with suppress(OSError):
                 os.utime(self.path)
-
-
-def _boot_id() -> str:
-    """The same for all processes under one kernel."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return os.uname().nodename

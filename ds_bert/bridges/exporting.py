@@ -1,6 +1,5 @@
 """Data sets of ours in the files of other programs; each file appears whole or not at all."""
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,7 @@ from ds_bert.bridges.formats import TEXT, format_by_name, writer
 from ds_bert.bridges.text import write_text
 from ds_bert.dataset.store import InstanceTable, TokenStore
 from ds_bert.errors import ConfigurationError, require
-from ds_bert.files import OutputFolder, sync_folder
+from ds_bert.files import OutputFolder, is_open_at, sync_folder, take_lock
 from ds_bert.instances.collate import collate
 from ds_bert.preprocessing.job import Result, preprocess
 from ds_bert.preprocessing.options import PreprocessOptions
@@ -42,14 +41,12 @@ class OutputFile:
         self.final.parent.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take_lock(self._lock)
         except BlockingIOError:
             os.close(self._lock)
             raise ConfigurationError(
                 f"another run is writing {self.final}; wait for it or name another file"
             ) from None
-        except OSError:
-            pass  # a file system without locks
         return self
 
     def publish(self) -> None:
@@ -59,8 +56,8 @@ class OutputFile:
         sync_folder(self.final.parent)
 
     def __exit__(self, *exception: object) -> None:
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(self._lock), self.path.stat()):
+        if is_open_at(self._lock, self.path):
+            with suppress(FileNotFoundError):
                 self.path.unlink()
         os.close(self._lock)
 

@@ -5,7 +5,6 @@
 A number in it, fresh in every run, proves to each rank that it looks at the folder of rank 0.
 """
 
-import fcntl
 import json
 import os
 import secrets
@@ -79,7 +78,7 @@ class RunLock:
         except OSError as error:
             raise _not_writable(self.folder, error) from None
         owner = _read(self._path)
-        within_reach = is_locked and owner.get("boot") == _boot_id()
+        within_reach = is_locked and owner.get("boot") == files.boot_id()
         if owner and not within_reach and _is_alive(self._path, owner):
             raise _busy(self.folder, owner)
         try:
@@ -95,7 +94,7 @@ class RunLock:
             "host": socket.gethostname(),
             "process": os.getpid(),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
-            "boot": _boot_id(),
+            "boot": files.boot_id(),
             "nonce": self._nonce,
         }
         assert self._file is not None
@@ -152,16 +151,13 @@ def _open(path: Path) -> tuple[int, bool]:
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_locked = files.take_lock(file)
         except BlockingIOError:
             os.close(file)
             raise
-        except OSError:
-            return file, False
         # Who left between our two calls has unlinked the file that we hold.
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file), os.stat(path)):
-                return file, True
+        if not is_locked or files.is_open_at(file, path):
+            return file, is_locked
         os.close(file)
 
 
@@ -217,11 +213,3 @@ def _describe(owner: dict[str, Any]) -> str:
     if not owner:
         return "unknown"
     return f"process {owner.get('process')} on {owner.get('host')}, since {owner.get('since')}"
-
-
-def _boot_id() -> str:
-    """The same for all processes under one kernel, another one after a reboot."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return socket.gethostname()

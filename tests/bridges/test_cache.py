@@ -152,7 +152,7 @@ def test_a_lock_of_another_host_holds_while_its_time_moves(tmp_path, monkeypatch
 def test_of_two_hosts_the_last_to_sign_has_it(tmp_path, monkeypatch):
     """Where no lock reaches, both write their names at one moment, and both look again."""
     turns = [Turn(tmp_path / "lock") for _ in range(2)]
-    monkeypatch.setattr(cache.fcntl, "flock", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
 
     def other(seconds):
         monkeypatch.setattr(cache.time, "sleep", lambda seconds: None)
