@@ -9,11 +9,35 @@ from random import Random
 import pytest
 
 from ds_bert import errors
+from ds_bert.dataset import journal
 from ds_bert.dataset.store import TokenStore
 from ds_bert.preprocessing.job import preprocess
 from ds_bert.preprocessing.options import PreprocessOptions
 
 COMMON_WORDS = "the of and a to in is you that it he was for on are as with his they I at be this"
+
+
+def preprocess_with_stops(monkeypatch, options, every):
+    """Preprocess, interrupted after every so many saves of the journal and called again."""
+    monkeypatch.setattr(journal, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(journal, "_SAVE_SHARE", 1e9)
+    save, num_saves, num_stops = journal.Journal._save, 0, 0
+
+    def stopping(self):
+        nonlocal num_saves
+        save(self)
+        num_saves += 1
+        if num_saves % every == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(journal.Journal, "_save", stopping)
+    while num_stops < 100:
+        try:
+            assert preprocess(options).is_new
+            break
+        except KeyboardInterrupt:
+            num_stops += 1
+    assert num_stops > 3
 
 
 def make_store(folder, input_file, vocab_file, **options):

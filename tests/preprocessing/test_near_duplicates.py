@@ -4,10 +4,16 @@ import json
 
 import numpy as np
 import pytest
-from data_util import arguments, exit_code, file_hashes, make_store, synthetic_text
+from data_util import (
+    arguments,
+    exit_code,
+    file_hashes,
+    make_store,
+    preprocess_with_stops,
+    synthetic_text,
+)
 from script_loader import load_script
 
-from ds_bert.dataset import journal
 from ds_bert.dataset.format import Documents
 from ds_bert.dataset.store import TokenStore
 from ds_bert.dataset.verify import verify
@@ -237,25 +243,7 @@ def test_workers_blocks_and_interruptions(text_file, vocab_file, tmp_path, monke
     expected = [file_hashes(tmp_path / "whole" / part) for part in ("train", "validation")]
     meta = json.loads((tmp_path / "whole/train/meta.json").read_text())
     assert meta["statistics"]["near_duplicates_left_out"] >= 60
-    monkeypatch.setattr(journal, "SAVE_SECONDS", 0)
-    monkeypatch.setattr(journal, "_SAVE_SHARE", 1e9)
-    save, num_saves, num_stops = journal.Journal._save, 0, 0
-
-    def stopping(self):
-        nonlocal num_saves
-        save(self)
-        num_saves += 1
-        if num_saves % 3 == 0:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(journal.Journal, "_save", stopping)
-    while num_stops < 100:
-        try:
-            assert preprocess(job("cut", num_workers=3, block_bytes=2000)).is_new
-            break
-        except KeyboardInterrupt:
-            num_stops += 1
-    assert num_stops > 3
+    preprocess_with_stops(monkeypatch, job("cut", num_workers=3, block_bytes=2000), every=3)
     assert [file_hashes(tmp_path / "cut" / part) for part in ("train", "validation")] == expected
 
 

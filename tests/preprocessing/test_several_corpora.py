@@ -4,16 +4,14 @@ import json
 
 import numpy as np
 import pytest
-from data_util import exit_code, file_hashes, make_store, synthetic_text
+from data_util import exit_code, file_hashes, make_store, preprocess_with_stops, synthetic_text
 from script_loader import load_script
 
-from ds_bert.dataset import journal
 from ds_bert.dataset.format import META, Corpus
 from ds_bert.dataset.store import TokenStore
 from ds_bert.dataset.verify import verify
 from ds_bert.errors import DataError
 from ds_bert.preprocessing import instances
-from ds_bert.preprocessing.job import preprocess
 from ds_bert.preprocessing.options import PreprocessOptions
 from ds_bert.preprocessing.parts import choose_parts
 
@@ -125,30 +123,12 @@ def test_workers_blocks_and_interruptions_do_not_matter(
     made, texts, vocabulary, tmp_path, monkeypatch
 ):
     expected = [file_hashes(store.folder) for store in made]
-    monkeypatch.setattr(journal, "SAVE_SECONDS", 0)
-    monkeypatch.setattr(journal, "_SAVE_SHARE", 1e9)
     monkeypatch.setattr("ds_bert.dataset.documents._RANGE_SENTENCES", 400)
     job = PreprocessOptions(
         input_file=groups(texts), output_dir=str(tmp_path / "train"), vocab_file=str(vocabulary),
         num_workers=3, block_bytes=3000, **OPTIONS,
     )  # fmt: skip
-    save, num_saves, num_stops = journal.Journal._save, 0, 0
-
-    def stopping(self):
-        nonlocal num_saves
-        save(self)
-        num_saves += 1
-        if num_saves % 7 == 0:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(journal.Journal, "_save", stopping)
-    while num_stops < 100:
-        try:
-            assert preprocess(job).is_new
-            break
-        except KeyboardInterrupt:
-            num_stops += 1
-    assert num_stops > 3
+    preprocess_with_stops(monkeypatch, job, every=7)
     found = [file_hashes(tmp_path / part) for part in ("train", "validation")]
     assert found == expected
 
