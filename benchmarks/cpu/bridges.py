@@ -114,7 +114,7 @@ def first_rows(store: TokenStore, length: int, limit: int, folder: Path) -> None
     """A data set of the first instances, by way of Parquet."""
     table = store.instances(length)
     path = folder / "first.parquet"
-    export_rows(table, limit, path)
+    export_rows(table, min(limit, len(table)), path)
     import_data_set([path], folder / "data", store.vocabulary)
     path.unlink()
 
