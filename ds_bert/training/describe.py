@@ -9,7 +9,7 @@ from ds_bert.checkpoint.folder import Checkpoint
 from ds_bert.config import TrainingConfig
 from ds_bert.model import pretrained
 from ds_bert.training.deepspeed_config import precision, zero_stage
-from ds_bert.training.plan import Plan, checkpoint_bytes
+from ds_bert.training.plan import Plan, checkpoint_bytes, copy_bytes
 
 
 def describe(plan: Plan) -> str:
@@ -45,7 +45,7 @@ def describe(plan: Plan) -> str:
         "optimizer": f"{plan.optimizer['type']} {plan.optimizer['params']}, {_clipping(plan)}",
         "precision": _precision(plan),
         "checkpoint": f"about {checkpoint_bytes(plan) / 1e6:,.0f} MB each, "
-        f"{config.keep_checkpoints} kept in {config.output_dir}/checkpoints",
+        f"{config.keep_checkpoints} kept in {config.output_dir}/checkpoints{_beside(plan)}",
     }
     return "\n".join(f"{name:>16}: {text}" for name, text in rows.items())
 
@@ -54,6 +54,12 @@ def _before(plan: Plan, checkpoint: Checkpoint) -> str:
     """How a checkpoint lies that has to be cut anew; nothing where it is as in this run."""
     before, now = layout(checkpoint.facts), layout(plan.facts)
     return f", of {before}, for {now}" * (before != now)
+
+
+def _beside(plan: Plan) -> str:
+    """How checkpoints are written, where that is beside training."""
+    copied = f", written beside training from a copy of {copy_bytes(plan) / 1e6:,.0f} MB"
+    return copied * plan.config.async_save
 
 
 def _schedule(config: TrainingConfig) -> str:

@@ -31,7 +31,7 @@ from ds_bert.preflight import software
 from ds_bert.training import micro_batch
 from ds_bert.training.describe import as_record, describe, what_all_compute
 from ds_bert.training.plan import Plan, make_plan
-from ds_bert.training.state import State
+from ds_bert.training.saves import State
 from ds_bert.training.trainer import Trainer
 
 
@@ -95,7 +95,9 @@ def _settle_in(plan: Plan, folder: Path, start: Checkpoint) -> None:
                 "on from the newest"
             )
     if is_own:
-        tidy(folder, start.folder, config.keep_checkpoints, config.keep_every)
+        if distributed.rank() == 0:
+            tidy(folder, start.folder, config.keep_checkpoints, config.keep_every)
+        distributed.barrier()
 
 
 def start(plan: Plan, device: torch.device) -> tuple[Any, State]:
