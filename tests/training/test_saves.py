@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from training_util import make_data, write_recipe
 
 from ds_bert import distributed
+from ds_bert.checkpoint import saving
 from ds_bert.checkpoint.manifest import read_manifest
 from ds_bert.checkpoint.part import Part
 from ds_bert.commands.train import main
@@ -226,6 +228,28 @@ def test_an_error_of_the_run_leaves_an_attempt(tmp_path, data, whole, monkeypatc
     assert train(recipe) == 0
     assert not list((tmp_path / "run/checkpoints").glob(".step_*"))
     assert_same_end(tmp_path / "run", whole)
+
+
+def test_an_error_of_the_run_waits_for_a_commit(tmp_path, data, monkeypatch):
+    """What has begun to appear is there, or is not, before another run may write there."""
+    disk, write_manifest = SlowDisk(monkeypatch, until=5), saving.write_manifest
+
+    def slowly(*args):
+        time.sleep(0.5)
+        write_manifest(*args)
+
+    def after_step(trainer):
+        if trainer.state.step == 5:
+            disk.is_free.set()
+        if trainer.saves._in_flight is not None and trainer.saves._in_flight.is_committing:
+            raise RuntimeError("ours")
+
+    monkeypatch.setattr(saving, "write_manifest", slowly)
+    monkeypatch.setattr(disk, "after_step", after_step)
+    recipe = write_recipe(tmp_path, data, section=SECTION | {"max_steps": 100})
+    with pytest.raises(RuntimeError, match="ours"):
+        train(recipe, "--save_interval", 4)
+    assert saved(tmp_path / "run") == ["step_4"]
 
 
 def one_slow_rank(recipe: str) -> list[tuple[int, int]]:
