@@ -24,7 +24,7 @@ ROOMS = (
 HEAVY = {"torch", "deepspeed", "transformers"}
 LIGHT = ROOMS[: ROOMS.index("distributed")] + ROOMS[ROOMS.index("rng") : ROOMS.index("model")]
 LINES, MODULES = 300, 12  # of a file; of a folder
-DOORS = 16  # of a folder that holds a file for each command, and no logic
+DOORS = 24  # of a folder that holds a file for each command, and no logic
 
 
 def modules() -> dict[str, Path]:
