@@ -5,7 +5,7 @@ were applied before this one: the first update has t = 0, the last t = max_steps
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +76,11 @@ class Shape:
     decay_type: str = "1-sqrt"
 
     def __post_init__(self):
-        kinds = {"lr_scheduler_type": _DECAYS, "warmup_type": _WARM_UPS, "decay_type": _ENDS}
+        kinds: dict[str, Iterable[str]] = {
+            "lr_scheduler_type": _DECAYS,
+            "warmup_type": _WARM_UPS,
+            "decay_type": _ENDS,
+        }
         for name, forms in kinds.items():
             value = getattr(self, name)
             require(value in forms, name, value, f"one of {', '.join(forms)}")

@@ -94,8 +94,8 @@ def as_record(plan: Plan) -> dict[str, Any]:
 
 
 # Paths, which may differ between hosts; what they lead to is compared.
-_PATHS = ("model", "train_data", "validation_data", "output_dir")
-_PATHS += ("resume", "init_from", "decay_from")
+_PATHS = {"model", "train_data", "validation_data", "output_dir"}
+_PATHS |= {"resume", "init_from", "decay_from"}
 
 
 def what_all_compute(plan: Plan) -> dict[str, Any]:
