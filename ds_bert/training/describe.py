@@ -6,6 +6,7 @@ from typing import Any
 from ds_bert import distributed
 from ds_bert.checkpoint.facts import layout
 from ds_bert.checkpoint.folder import Checkpoint
+from ds_bert.checkpoint.interval import DAY, best_interval, save_seconds
 from ds_bert.config import TrainingConfig
 from ds_bert.model import pretrained
 from ds_bert.training.deepspeed_config import precision, zero_stage
@@ -46,6 +47,7 @@ def describe(plan: Plan) -> str:
         "precision": _precision(plan),
         "checkpoint": f"about {checkpoint_bytes(plan) / 1e6:,.0f} MB each, "
         f"{config.keep_checkpoints} kept in {config.output_dir}/checkpoints",
+        "saving": _saving(plan),
     }
     return "\n".join(f"{name:>16}: {text}" for name, text in rows.items())
 
@@ -54,6 +56,17 @@ def _before(plan: Plan, checkpoint: Checkpoint) -> str:
     """How a checkpoint lies that has to be cut anew; nothing where it is as in this run."""
     before, now = layout(checkpoint.facts), layout(plan.facts)
     return f", of {before}, for {now}" * (before != now)
+
+
+def _saving(plan: Plan) -> str:
+    """How often is best (docs/scaling.md), for hosts that fail often and for such that do not."""
+    save = save_seconds(checkpoint_bytes(plan))
+    hosts = max(1, plan.batch.world_size // distributed.ranks_on_this_machine())
+    often, seldom = (best_interval(save, days * DAY / hosts) / 60 for days in (1, 30))
+    return (
+        f"best every {often:,.0f} minutes if a host fails once a day, {seldom:,.0f} if once a "
+        f"month ({hosts} host{'s' * (hosts > 1)}, {save:,.0f} s a save)"
+    )
 
 
 def _schedule(config: TrainingConfig) -> str:
