@@ -1,5 +1,6 @@
 """scaling.py: chance against its formulas, published figures beside the model, the tables."""
 
+import json
 import sys
 
 import numpy as np
@@ -95,3 +96,24 @@ def test_the_tables(monkeypatch, capsys):
     assert out.startswith("Model, not measured: A100-80")
     assert "| 32 | 138,294 | 94.9% |" in out
     assert "| 64, hidden |" in out
+
+
+def test_the_page_shows_what_was_counted():
+    page = (ROOT / "docs/scaling.md").read_text(encoding="utf-8")
+    rows = json.loads((ROOT / "benchmarks/results/wire.json").read_text())["rows"]
+    sent = {(row["case"], row["way"], row["ranks"]): row["bytes"] for row in rows}
+    for case in {row["case"] for row in rows}:
+        cells = [sent[case, way, ranks] for way in ("DeepSpeed", "ds_bert") for ranks in (2, 4)]
+        assert f"| {case} | {' | '.join(f'{cell:,}' for cell in cells)} | " in page
+    assert all(num_bytes == 0 for (_, _, ranks), num_bytes in sent.items() if ranks == 1)
+
+
+def test_the_page_shows_the_model(monkeypatch, capsys):
+    import scaling
+
+    page = (ROOT / "docs/scaling.md").read_text(encoding="utf-8")
+    for name in scaling.RECIPES:
+        scaling.tell_links(name, scaling.assumed("H200", "expected"))
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) > 2 * len(scaling.HOSTS)
+    assert not [line for line in shown if line not in page.splitlines()]

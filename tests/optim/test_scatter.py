@@ -25,12 +25,9 @@ CASES = {
     "bf16 on the wire": Case(
         accumulation=2, engine={**SUMS, **UNCLIPPED, "communication_data_type": "bf16"}
     ),
-    "bf16 sums": Case(engine=BF16),
-    "fp16, Lamb": Case(accumulation=2, engine=FP16),
     "fp16, AdamW": Case(optimizer="AdamW", engine=FP16),
     "fp16, fp32 sums": Case(accumulation=2, engine={**FP16, **FP32_ACCUMULATION}),
     "fp32, Lamb": Case(),
-    "fp32, AdamW": Case(optimizer="AdamW", accumulation=2),
     "small buckets": Case(engine=zero(reduce_bucket_size=20_000)),
 }
 OTHERS = {
