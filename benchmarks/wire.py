@@ -52,7 +52,7 @@ def count(folder: Path, data: Path, ranks: int, as_deepspeed: bool) -> list[Coun
 
 def row_of(name: str, ranks: int, way: str, found: Counted) -> dict:
     messages = [
-        {"kind": kind, "dtype": dtype, "calls": calls, "bytes": num_bytes}
+        f"{calls} {kind} {dtype}: {num_bytes}"
         for (kind, dtype), (calls, num_bytes) in found.items()
     ]
     total = round(bytes_of_a_rank(found, ranks))
@@ -71,10 +71,11 @@ def tell(rows: list[dict]) -> None:
         less = 1 - sent["ds_bert", 4] / sent["DeepSpeed", 4]
         large, small = [], 0
         for message in found["ds_bert", 4]["messages"]:
-            if message["bytes"] > 10_000:
-                large.append(f"{message['calls']} {message['kind']} {message['dtype']}")
+            what, _, num_bytes = message.partition(": ")
+            if int(num_bytes) > 10_000:
+                large.append(what)
             else:
-                small += message["calls"]
+                small += int(what.split()[0])
         print(f"| {name} | {' | '.join(cells)} | {less:.0%} | {', '.join(large)} | {small} |")
 
 
