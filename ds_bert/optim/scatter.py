@@ -14,6 +14,9 @@ from torch import Tensor
 
 from ds_bert.optim.bf16_optimizer import WaitlessBF16Optimizer, supports
 
+_Slice = tuple[frozenset[int], Tensor, Tensor | None]
+_Share = list[tuple[Tensor, Tensor | None]]
+
 
 def scatter_gradients(engine: Any) -> None:
     """Let a new engine do so. It goes on as before where the recipe asks for another way.
@@ -35,7 +38,7 @@ def scatter_gradients(engine: Any) -> None:
 @torch.no_grad()
 def _reduce_scatter(
     optimizer: DeepSpeedZeroOptimizer,
-    bucket: list[tuple[frozenset[int], Tensor, Tensor | None]],
+    bucket: list[_Slice],
     communication_data_type: torch.dtype,
     process_group: dist.ProcessGroup,
     **others: Any,
@@ -51,28 +54,33 @@ def _reduce_scatter(
         others: DeepSpeed's other arguments, for its own way.
     """
     world_size, rank = dist.get_world_size(process_group), dist.get_rank(process_group)
-    shares: list[list[tuple[Tensor, Tensor | None]]] = [[] for _ in range(world_size)]
-    for (owner, *_), gradient, output in bucket:
-        shares[owner].append((gradient, output))
+    shares = _by_owner(bucket, world_size)
     sizes = [sum(gradient.numel() for gradient, _ in share) for share in shares]
     room = max(sizes)  # a reduce-scatter has equal shares; unequal ones are padded
     if world_size == 1 or world_size * room >= 2 * sum(sizes):
-        own = {"process_group": process_group, **others}
-        type(optimizer).allreduce_and_scatter(optimizer, bucket, communication_data_type, **own)
+        others["process_group"] = process_group
+        type(optimizer).allreduce_and_scatter(optimizer, bucket, communication_data_type, **others)
         return
     sent = bucket[0][1].new_zeros(world_size, room, dtype=communication_data_type)
     for row, share in zip(sent, shares, strict=True):
         for place, (gradient, _) in zip(_places(row, share), share, strict=True):
             place.copy_(gradient)
-    dist.reduce_scatter_tensor(sent[rank], sent.view(-1), group=process_group)
-    for found, (gradient, output) in zip(
-        _places(sent[rank], shares[rank]), shares[rank], strict=True
-    ):
-        optimizer._add_to_grad_partition_buffer(output, found)
-        gradient.copy_(found)
+    own, found = shares[rank], sent[rank]
+    dist.reduce_scatter_tensor(found, sent.view(-1), group=process_group)  # in place
+    for total, (gradient, output) in zip(_places(found, own), own, strict=True):
+        optimizer._add_to_grad_partition_buffer(output, total)
+        gradient.copy_(total)
 
 
-def _places(row: Tensor, share: list[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
+def _by_owner(bucket: list[_Slice], world_size: int) -> list[_Share]:
+    """What each rank needs of a bucket."""
+    shares: list[_Share] = [[] for _ in range(world_size)]
+    for (owner,), gradient, output in bucket:
+        shares[owner].append((gradient, output))
+    return shares
+
+
+def _places(row: Tensor, share: _Share) -> list[Tensor]:
     """Where the slices of a share lie in its row, one after the other."""
     sizes = [gradient.numel() for gradient, _ in share]
     return list(row[: sum(sizes)].split(sizes))
