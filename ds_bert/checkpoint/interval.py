@@ -9,9 +9,7 @@ Source: Daly 2006, "A higher order estimate of the optimum checkpoint interval f
 import math
 
 DAY = 86_400.0
-_OVERHEAD = (
-    1.0  # seconds of a save beside its bytes: ranks agree, files are forced to disk. Assumed
-)
+_OVERHEAD = 1.0  # seconds: ranks agree, files are forced to disk. Assumed
 _DISK = 1e9  # bytes/s. Assumed
 
 
