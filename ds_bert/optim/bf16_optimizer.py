@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-import torch.distributed as dist
+from deepspeed import comm as dist
 from deepspeed.runtime import bf16_optimizer as deepspeed_bf16_optimizer
 from deepspeed.runtime import engine as deepspeed_engine
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
@@ -53,7 +53,7 @@ class WaitlessBF16Optimizer(BF16_Optimizer):
             if (world_size := dist.get_world_size(group)) > 1:
                 sent = flat.to(self._wire_dtype)
                 own = sent.view(world_size, -1)[dist.get_rank(group)]
-                dist.reduce_scatter_tensor(own, sent, group=group)  # in place
+                dist.reduce_scatter_fn(own, sent, group=group)  # in place
                 torch.mul(own, 1 / world_size, out=partition)
 
     def _norm(self) -> Tensor:

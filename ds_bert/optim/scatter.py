@@ -8,7 +8,7 @@ from types import MethodType
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from deepspeed import comm as dist  # torch's, and what it does is in DeepSpeed's comms_logger
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor
 
@@ -40,7 +40,7 @@ def _reduce_scatter(
     optimizer: DeepSpeedZeroOptimizer,
     bucket: list[_Slice],
     communication_data_type: torch.dtype,
-    process_group: dist.ProcessGroup,
+    process_group: Any,
     **others: Any,
 ) -> None:
     """In place of DeepSpeed's `allreduce_and_scatter`, for sums that one rank each needs.
@@ -66,7 +66,7 @@ def _reduce_scatter(
         for place, (gradient, _) in zip(_places(row, share), share, strict=True):
             place.copy_(gradient)
     own, found = shares[rank], sent[rank]
-    dist.reduce_scatter_tensor(found, sent.view(-1), group=process_group)  # in place
+    dist.reduce_scatter_fn(found, sent.view(-1), group=process_group)  # in place
     for total, (gradient, output) in zip(_places(found, own), own, strict=True):
         optimizer._add_to_grad_partition_buffer(output, total)
         gradient.copy_(total)

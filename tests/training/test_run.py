@@ -52,6 +52,6 @@ def test_the_plan_says_how_often_to_save(tmp_path, golden, capsys):
     recipe = write_recipe(tmp_path, make_data(tmp_path / "data", golden))
     assert exit_code(main, "--ds_config", recipe, "--dry_run") == 0
     told = (
-        "best every 7 minutes if a host fails once a day, 38 if once a month (1 host, 1 s a save)"
+        "best every 7 minutes if a host fails once a day, 38 if once a month (1 host, 1.0 s a save)"
     )
     assert f"saving: {told}" in capsys.readouterr().out
