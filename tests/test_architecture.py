@@ -17,7 +17,7 @@ ROOMS = (
     *("launcher", "distributed"),
     *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing", "bridges"),
     *("deepspeed_files", "dialects", "preflight"),
-    *("model", "optim", "checkpoint", "weights", "evaluation", "guards", "divergence"),
+    *("model", "optim", "checkpoint", "weights", "evaluation", "exporting", "guards", "divergence"),
     *("costs", "training"),
     *("launching", "commands"),
     *("train", "evaluate"),  # doors

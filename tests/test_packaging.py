@@ -79,7 +79,10 @@ assert not any(name.endswith("/ds_bert") for name in sys.path), "our files would
 
 @pytest.mark.parametrize(
     "command",
-    ["create_vocab", "preprocess", "convert_data", "inspect_data", "export_hf", "make_demo_corpus"],
+    [
+        *("create_vocab", "preprocess", "convert_data", "inspect_data", "export_hf"),
+        *("average_checkpoints", "make_demo_corpus"),
+    ],
 )
 def test_help_of_the_scripts(root, command):
     result = python(str(root / f"scripts/{command}.py"), "--help")

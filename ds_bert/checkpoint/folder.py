@@ -52,6 +52,12 @@ def step_of(folder: Path) -> int:
     return int(found[1]) if found else -1
 
 
+def run_of(path: Path) -> Path | None:
+    """The run that a path is, or lies in: a run folder, its `checkpoints`, or a step folder."""
+    around = (path, path.parent, path.parent.parent)
+    return next((folder for folder in around if (folder / CHECKPOINTS).is_dir()), None)
+
+
 def is_set_aside(folder: Path) -> bool:
     """Whether a folder's name says that it was found damaged."""
     return ".corrupt" in folder.name

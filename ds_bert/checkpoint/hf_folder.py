@@ -1,6 +1,5 @@
 """The Hugging Face folder of a trained model: safetensors, tokenizer, model card."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +7,6 @@ import torch
 from transformers import BertTokenizer, PreTrainedModel
 
 from ds_bert import __version__
-from ds_bert.checkpoint.verify import open_checkpoint
-from ds_bert.errors import ConfigurationError
-from ds_bert.files import OutputFolder
 from ds_bert.model.bert import UnpaddedBert
 from ds_bert.tokenizer.vocabulary import Vocabulary
 
@@ -90,30 +86,3 @@ def _without_tied(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> d
         for name, tensor in weights.items()
         if name not in model._tied_weights_keys
     }
-
-
-def export_model(path: str, output_dir: str, overwrite: bool = False) -> Path:
-    """Copy the Hugging Face folder of a verified checkpoint to a place of its own.
-
-    Args:
-        path: a run (its newest good checkpoint), or a checkpoint.
-        output_dir: appears whole or not at all.
-        overwrite: replace a model folder that is there.
-
-    Returns:
-        the checkpoint's folder.
-
-    Raises:
-        ConfigurationError: `output_dir` is in use.
-        CheckpointError: nothing there, or nothing undamaged.
-    """
-    source, final = open_checkpoint(path), Path(output_dir)
-    with OutputFolder(final) as output:
-        is_empty = not final.exists() or (final.is_dir() and not any(final.iterdir()))
-        if not is_empty and not (overwrite and (final / "config.json").is_file()):
-            raise ConfigurationError(
-                f"{final} exists; choose another --output_dir, or replace a model with --overwrite"
-            )
-        shutil.copytree(source.model_folder, output.folder, dirs_exist_ok=True)
-        output.publish()
-    return source.folder

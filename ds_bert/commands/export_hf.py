@@ -1,4 +1,4 @@
-"""Copy the newest good checkpoint of a run to a Hugging Face model folder.
+"""Export a run's model as a Hugging Face folder, reloaded and compared before it appears.
 
 python scripts/export_hf.py --checkpoint runs/seq512 --output_dir models/my-bert
 """
@@ -7,14 +7,16 @@ from ds_bert.commands.parser import new_parser
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> None:
-    """Parse the command line, export and say what was done."""
+    """Parse the command line, export and say what was found."""
     parser = new_parser(__doc__, prog)
     add = parser.add_argument
-    add("--checkpoint", required=True, help="run folder or checkpoint")
+    add("--checkpoint", required=True, help="run folder, checkpoint or model folder of ds_bert")
     add("--output_dir", required=True, help="where the model folder goes")
     add("--overwrite", action="store_true", help="replace a model folder that is there")
-    options = parser.parse_args(argv)
-    from ds_bert.checkpoint.hf_folder import export_model  # after parsing: torch takes seconds
+    add("--data", help="data set to check with; default: the run's validation data")
+    add("--text", help="text file to compare tokenizers on; default: the sentences of the data")
+    values = vars(parser.parse_args(argv))
+    from ds_bert.exporting.job import ExportOptions, export  # after parsing: torch takes seconds
 
-    source = export_model(options.checkpoint, options.output_dir, options.overwrite)
-    print(f"{source} -> {options.output_dir}")
+    for title, line in export(ExportOptions(**values)):
+        print(f"{title:>12}: {line}")

@@ -22,6 +22,7 @@ COMMANDS = {  # module of each
     "launch": "launch",
     "evaluate": "evaluate",
     "export": "export_hf",
+    "average-checkpoints": "average_checkpoints",
     "convert-model": "convert_model",
     "replay": "replay",
 }
@@ -55,7 +56,7 @@ def _overview() -> Iterator[str]:
     yield "Commands, each with a first example; ds-bert COMMAND --help says more.\n"
     for name, module in COMMANDS.items():
         summary, example = _summary(name, module)
-        yield f"{name:15}{summary}\n{'':15}{example}\n"
+        yield f"{name:21}{summary}\n{'':21}{example}\n"
     yield "Training with N processes on this machine, on several machines:\n"
     yield "  ds-bert launch --num_accelerators N --module ds_bert.train --ds_config RECIPE"
     yield "  ds-bert launch --hostfile hosts --module ds_bert.train --ds_config RECIPE\n"

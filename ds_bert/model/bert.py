@@ -86,6 +86,10 @@ class UnpaddedBert(BertPreTrainedModel):
         chosen = [attention.__name__, *["compiled layers"] * compiled, *["fp8"] * fp8]
         return [", ".join(chosen), *refused]
 
+    def encode(self, batch: Batch) -> Tensor:
+        """Hidden states [T, H] after the last layer, of the T tokens of a batch."""
+        return self._encode(self.bert, batch)
+
     def flops(self, batch: Batch) -> int:
         """Operations of forward and backward over a batch; see `ds_bert.model.flops`."""
         num_masked, pools = len(batch.masked_lm_labels), SEQUENCES in self.losses.values()

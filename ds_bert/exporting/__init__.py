@@ -1,0 +1,1 @@
+"""What leaves a run: a model folder that was checked, its card, averages, the hub."""

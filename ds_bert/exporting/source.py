@@ -1,0 +1,176 @@
+"""What is exported: the folder of a model, and what is known of the run that it comes from."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import BertConfig
+
+from ds_bert import files
+from ds_bert.checkpoint.folder import run_of
+from ds_bert.checkpoint.verify import find_model
+from ds_bert.dataset.store import TokenStore
+from ds_bert.errors import CheckpointError, ConfigurationError, DataError
+from ds_bert.model.bert import OBJECTIVES, UnpaddedBert
+from ds_bert.model.pretrained import check_vocabulary, read_config_file
+from ds_bert.tokenizer.vocabulary import Vocabulary
+from ds_bert.weights.hugging_face import read_tokenizer
+
+WEIGHTS = "model.safetensors"
+FILES = ("config.json", WEIGHTS, "vocab.txt", "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """A model as ds_bert has it.
+
+    Attributes:
+        path: as the user named it.
+        folder: its Hugging Face folder; where it is a checkpoint's, all files are verified.
+        step: of the checkpoint; None: not a checkpoint's.
+        config: of the model.
+        vocabulary: its tokens.
+        do_lower_case: how its text was treated: as the data set says, else the tokenizer's files.
+        record: content of the run's config.json; empty outside a run.
+        validations: validation rows of the run's log up to the step.
+        stores: by "validation" and "train" the run's data sets, those that are in reach.
+    """
+
+    path: str
+    folder: Path
+    step: int | None
+    config: BertConfig
+    vocabulary: Vocabulary
+    do_lower_case: bool
+    record: dict[str, Any] = field(default_factory=dict)
+    validations: list[dict[str, Any]] = field(default_factory=list)
+    stores: dict[str, TokenStore] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The "ds_bert" section of the run's recipe; empty outside a run."""
+        return self.record.get("ds_bert", {})
+
+    @property
+    def store(self) -> TokenStore | None:
+        """The data to check with."""
+        return next(iter(self.stores.values()), None)
+
+    @property
+    def max_seq_length(self) -> int:
+        """Tokens of the longest sequence that it was trained with, as far as that is known."""
+        return self.settings.get("max_seq_length") or self.config.max_position_embeddings
+
+    @property
+    def limit(self) -> int:
+        """Tokens of the longest sequence that it may be shown."""
+        return min(self.max_seq_length, self.config.max_position_embeddings)
+
+    @property
+    def model_class(self) -> type[UnpaddedBert]:
+        """The class that it was trained as."""
+        return model_class(self.config, self.settings.get("objective"))
+
+
+def model_class(config: BertConfig, objective: str | None = None) -> type[UnpaddedBert]:
+    """Our class of a model that was exported.
+
+    Args:
+        config: names the stock class.
+        objective: of its run, if known.
+
+    Raises:
+        CheckpointError: a class that nothing here is exported as.
+    """
+    architecture = (config.architectures or [""])[0]
+    found = [kind for kind in OBJECTIVES.values() if kind.stock.__name__ == architecture]
+    if not found:
+        raise CheckpointError(
+            f"found a model of the class {architecture or '(not named)'}, expected one with the "
+            "head of an objective; ds-bert convert-model makes it of any BERT"
+        )
+    return next((kind for kind in found if kind.objective == objective), found[0])
+
+
+def find_source(path: str, data: str | None = None) -> ExportSource:
+    """Find a model, its run, and data that it can be checked with.
+
+    Args:
+        path: a run (its newest good checkpoint), a checkpoint, or a model folder of ds_bert.
+        data: a data set of its vocabulary; None: those that the run names, if they are in reach.
+
+    Raises:
+        CheckpointError: nothing there, or nothing undamaged, or of another vocabulary than `data`.
+        DataError: `data` is no data set.
+    """
+    name, checkpoint = find_model(path)
+    folder = Path(name)
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{folder}: no {', '.join(missing)}; expected a run, a checkpoint, or a model folder "
+            "that ds_bert wrote (ds-bert convert-model makes one of any BERT)"
+        )
+    step = None if checkpoint is None else checkpoint.step
+    run = None if checkpoint is None else run_of(checkpoint.folder)
+    record = _read_record(run)
+    stores = _open_stores(data, record.get("ds_bert", {}))
+    for store in stores.values():
+        check_vocabulary(str(folder), store.vocabulary)
+    vocabulary, casing = read_tokenizer(folder)
+    assert vocabulary is not None  # vocab.txt is there
+    own = next((store.do_lower_case for store in stores.values()), bool(casing))
+    return ExportSource(
+        path,
+        folder,
+        step,
+        read_config_file(folder / "config.json"),
+        vocabulary,
+        own,
+        record,
+        [] if run is None or step is None else _validations(run, step),
+        stores,
+    )
+
+
+def _read_record(run: Path | None) -> dict[str, Any]:
+    """The run's config.json; a run without a readable one is exported all the same."""
+    try:
+        record = files.parse_json((run / "config.json").read_text("utf-8")) if run else {}
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _open_stores(data: str | None, settings: dict[str, Any]) -> dict[str, TokenStore]:
+    if data is not None:
+        return {"validation": TokenStore.open(data)}
+    stores = {}
+    for name in ("validation", "train"):
+        try:
+            stores[name] = TokenStore.open(settings.get(f"{name}_data") or "")
+        except DataError:  # on another machine, or removed since
+            continue
+    return stores
+
+
+def _validations(run: Path, step: int) -> list[dict[str, Any]]:
+    try:
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [files.parse_json(line) for line in lines]
+    except (OSError, ValueError):
+        return []
+    return [row for row in rows if row.get("kind") == "validation" and row["step"] <= step]
+
+
+def require_free(final: Path, overwrite: bool) -> None:
+    """Refuse an output folder that is in use.
+
+    Raises:
+        ConfigurationError: something is there, and is no model that may be replaced.
+    """
+    is_empty = not final.exists() or (final.is_dir() and not any(final.iterdir()))
+    if not is_empty and not (overwrite and (final / "config.json").is_file()):
+        raise ConfigurationError(
+            f"{final} exists; choose another --output_dir, or replace a model with --overwrite"
+        )
