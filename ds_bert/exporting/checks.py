@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from ds_bert.exporting.onnx_file import compare_with_onnx, write_onnx
 from ds_bert.exporting.same_files import check_files
 from ds_bert.exporting.same_model import (
     TOLERANCE,
@@ -42,13 +43,16 @@ class Checked:
     text: str
 
 
-def check(source: ExportSource, folder: Path, text: str | None) -> Checked:
+def check(
+    source: ExportSource, folder: Path, text: str | None = None, onnx: bool = False
+) -> Checked:
     """Compare a folder with the model that it was exported from.
 
     Args:
         source: the model as ds_bert has it.
         folder: the export.
         text: a text to compare tokenizers on; None: the sentences of the data.
+        onnx: write the model as ONNX, and compare that as well.
 
     Raises:
         CheckpointError: what is not the same.
@@ -61,6 +65,9 @@ def check(source: ExportSource, folder: Path, text: str | None) -> Checked:
         batch = sample(source)
         own = own_outputs(source, batch)
         found = compare_with_stock(source, folder, own, batch)
+        if onnx:
+            write_onnx(folder, source)
+            found += compare_with_onnx(folder, own, batch)
         parities = compare_tokenizers(folder, source.vocabulary, casing, texts)
     return Checked(batch, own, found, parities, _text(source, text))
 
@@ -71,11 +78,11 @@ def _text(source: ExportSource, text: str | None) -> str:
     return "words of the vocabulary" if source.store is None else source.store.folder.name
 
 
-def report(checked: Checked, source: ExportSource) -> Report:
-    """What was found, as titles and texts."""
+def report(checked: Checked, source: ExportSource, examples: bool = True) -> Report:
+    """What was found, as titles and texts; `examples` hold a few words of the text."""
     batch, what = checked.batch, "random tokens; its data are not in reach (--data)"
     if source.store is not None:
-        what = f"{source.store.folder}"
+        what = source.store.folder.name
     largest = max(checked.differences, key=lambda found: found.largest / found.scale)
     programs = ", ".join(dict.fromkeys(found.program for found in checked.differences))
     lines = [
@@ -87,12 +94,12 @@ def report(checked: Checked, source: ExportSource) -> Report:
         )
     ]
     for parity in checked.parities:
-        lines += [("tokenizer", line) for line in describe(parity, checked.text)]
+        lines += [("tokenizer", line) for line in describe(parity, checked.text, examples)]
     return lines
 
 
-def describe(parity: Parity, text: str) -> list[str]:
-    """A tokenizer in words: the total, then each kind of difference with an example."""
+def describe(parity: Parity, text: str, examples: bool = True) -> list[str]:
+    """A tokenizer in words: the total, then each kind of difference, perhaps with an example."""
     differ = sum(parity.kinds.values())
     compared = f"{parity.sentences:,} sentences, {parity.tokens:,} tokens of {text}"
     lines = [f"{parity.program}: {differ:,} sentences differ from ours ({compared})"]
@@ -102,5 +109,6 @@ def describe(parity: Parity, text: str) -> list[str]:
             common = parity.characters.most_common(_SHOWN_CHARACTERS)
             reason += f" ({', '.join(f'U+{ord(one):04X}' for one, _ in common)})"
         own, theirs = parity.examples[kind][0]
-        lines.append(f"  {number:,}: {reason}, for example ours: {own} | theirs: {theirs}")
+        example = f", for example ours: {own} | theirs: {theirs}" if examples else ""
+        lines.append(f"{number:,} of them: {reason}{example}")
     return lines

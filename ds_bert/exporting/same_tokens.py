@@ -64,10 +64,8 @@ def stored_sentences(store: TokenStore, vocabulary: Vocabulary, limit: int) -> I
     numbers = np.arange(0, total, max(1, total // limit))
     places = np.searchsorted(documents.sentence_offsets, numbers, "right") - 1  # their documents
     for number, place in zip(numbers.tolist(), places.tolist(), strict=True):
-        base, is_first = (
-            int(documents.token_offsets[place]),
-            documents.sentence_offsets[place] == number,
-        )
+        base = int(documents.token_offsets[place])
+        is_first = int(documents.sentence_offsets[place]) == number
         first = base + (0 if is_first else int(documents.sentence_ends[number - 1]))
         last = base + int(documents.sentence_ends[number])
         ids = (int(token) for token in store.tokens[first:last])
@@ -82,10 +80,8 @@ def written_sentences(file: str, limit: int) -> Iterator[str]:
         DataError: no such file, or it cannot be read.
     """
     blocks = (block for source in find_inputs([file]) for block in read_lines(source))
-    lines = (
-        line.strip() for block in blocks for line in block.decode("utf-8", "ignore").split("\n")
-    )
-    return islice((line for line in lines if line), limit)
+    lines = (line for block in blocks for line in block.decode("utf-8", "ignore").split("\n"))
+    return islice(filter(None, map(str.strip, lines)), limit)
 
 
 def sentences(text: str | None, store: TokenStore | None, vocabulary: Vocabulary) -> list[str]:
