@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -13,14 +14,14 @@ from transformers.utils import logging
 
 from ds_bert.dataset.store import TokenStore
 from ds_bert.errors import CheckpointError
-from ds_bert.evaluation.loop import EVALUATION_SEED, evaluation_batches
+from ds_bert.evaluation.loop import EVALUATION_SEED
 from ds_bert.exporting.source import ExportSource
-from ds_bert.model.batch import SEQUENCES, Batch
+from ds_bert.model.batch import SEQUENCES, Batch, make_batch
 from ds_bert.model.pretrained import load_model
 from ds_bert.tokenizer.vocabulary import Vocabulary
 
 TOLERANCE = 1e-4  # of an output's largest value: fp32 is added up in another order
-NUM_SEQUENCES = 4
+_ROWS = 1000  # the first of the data set: two of them are compared
 HIDDEN, TOKEN_LOGITS, PAIR_LOGITS = (
     "last_hidden_state",
     "prediction_logits",
@@ -60,7 +61,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def sample(source: ExportSource) -> Batch:
-    """A few sequences with masks: of the data set, or drawn at random where none is in reach."""
+    """Two sequences, a long and a short one: of the data set, or random where none is in reach."""
     store = source.store
     lengths = [] if store is None else [n for n in store.sequence_lengths if n <= source.limit]
     if store is None or not lengths:
@@ -69,21 +70,16 @@ def sample(source: ExportSource) -> Batch:
 
 
 def _stored_batch(store: TokenStore, length: int) -> Batch:
-    return next(
-        evaluation_batches(
-            store.instances(length),
-            micro_batch_size=NUM_SEQUENCES,
-            rank=0,
-            world_size=1,
-            seed=EVALUATION_SEED,
-            max_sequences=NUM_SEQUENCES,
-        )
-    )
+    table = store.instances(length)
+    rows = table.rows[:_ROWS]
+    lengths = rows["a_length"].astype(np.int64) + rows["b_length"]
+    indices = np.array([lengths.argmax(), lengths.argmin()])  # of two lengths, so one is padded
+    return make_batch(table, indices, np.zeros_like(indices), EVALUATION_SEED)
 
 
 def _random_batch(vocabulary: Vocabulary, length: int) -> Batch:
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
-    lengths = [max(2, length // (number + 1)) for number in range(NUM_SEQUENCES)]
+    lengths = [length, max(2, length // 3)]
     places = torch.cat([torch.arange(length) for length in lengths])
     ids = torch.randint(vocabulary.size, (sum(lengths),), generator=generator)
     none = torch.empty(0, dtype=torch.int64)
