@@ -19,8 +19,9 @@ LOOK = 0.1  # seconds between two looks at the processes
 REST = 300.0  # seconds for ranks to save whose launcher has ended
 LONGEST_PAUSE = 300.0  # seconds
 TERMINATED = 128 + signal.SIGTERM
+REFUSED = {2, 3, 4}  # exit codes of a start; perhaps because of one host, such as its versions
 # Exit codes after which another start would end alike, or which somebody has asked for.
-FINAL = {0, 2, 3, 4, 5, STOPPED_ON_REQUEST, STOPPED_TO_GROW, INTERRUPTED, TERMINATED}
+FINAL = {0, *REFUSED, 5, STOPPED_ON_REQUEST, STOPPED_TO_GROW, INTERRUPTED, TERMINATED}
 
 
 class Door:
@@ -85,7 +86,7 @@ class Door:
         if code == STOPPED_TO_GROW:
             self._elastic.tell_growth(seconds)
             return True
-        failed = self._is_orphaned or code not in FINAL
+        failed = self._is_orphaned or code not in FINAL or code in REFUSED
         return failed and self._elastic.is_lost(code, self._reason(code), seconds)
 
     def _request(self, *_: Any) -> None:

@@ -47,6 +47,7 @@ class Elastic:
         self._seconds, self._folder, self._is_asked = seconds, folder, is_asked
         self._in_use: list[str] = []
         self._new: set[str] = set()  # of those: were not in the launch before
+        self._back: set[str] = set()  # hosts for which it was stopped
         self._faults = Counter[str]()
         self._silent: dict[str, str] | None = None  # by the last look, if that is news
         self._look: Look | None = None
@@ -100,7 +101,13 @@ class Elastic:
         return None
 
     def is_lost(self, code: int, reason: str, seconds: float) -> bool:
-        """After a failure: whether its hosts were to blame, so that others go on at once."""
+        """After a failure: whether its hosts were to blame, so that others go on at once.
+
+        Args:
+            code: exit code of the launch.
+            reason: the same in words.
+            seconds: that the launch took.
+        """
         silent = self._news()
         if self._is_asked():
             return False
@@ -144,8 +151,10 @@ class Elastic:
 
     def tell_growth(self, seconds: float) -> None:
         """A launch was stopped to take more hosts."""
-        back = sorted(self._answered)
-        self._tell(f"{names(back)} back; going on with more hosts", back=back, seconds=seconds)
+        self._back = self._answered
+        back = sorted(self._back)
+        message = f"{names(back)} back after {seconds:,.0f} s; going on with more hosts"
+        self._tell(message, back=back, seconds=round(seconds, 1))
 
     def _candidates(self) -> list[str]:
         return [name for name in self._command.hosts if self._faults[name] < MOST_FAULTS]
@@ -164,7 +173,8 @@ class Elastic:
     def _take(self, chosen: list[str], silent: dict[str, str]) -> None:
         before, self._in_use = self._in_use, chosen
         self._new = set(chosen) - set(before) if before else set()
-        self._answered = set()
+        self._faults.update(self._back & silent.keys())  # gone again: else this would never end
+        self._answered, self._back = set(), set()
         if chosen == before:
             return
         ranks, total = _ranks(self._command, chosen), len(self._command.hosts)

@@ -34,6 +34,10 @@ while True:
         sys.exit(255)
     if (run / "STOP").exists():
         sys.exit(75)
+    if Path("other_versions").exists() and len(names) == 2:
+        sys.exit(2)
+    if Path("done").exists():
+        sys.exit(0)
     if (run / "GROW").exists() and not Path("deaf").exists():
         (run / "GROW").unlink()
         time.sleep(0.3)
@@ -49,7 +53,7 @@ from ds_bert.launching import door, elastic
 door.ONE_REQUEST = 0.3
 elastic.over_ssh = lambda name, port: ["sh", "host.sh", name]
 arguments = ["--hostfile", "hosts", "ds_bert/train.py", "--ds_config", "recipe.json"]
-sys.exit(door.Door(arguments, 0, 0.1, 1, 0.2).launch())
+sys.exit(door.Door(arguments, 0, 0.1, 1, 0.1).launch())
 """
 
 
@@ -85,7 +89,7 @@ def launches(folder):
     return path.read_text().split() if path.exists() else []
 
 
-def wait_for(folder, *expected, seconds=20):
+def wait_for(folder, *expected, seconds=60):
     end = time.monotonic() + seconds
     while launches(folder) != list(expected) and time.monotonic() < end:
         time.sleep(0.02)
@@ -98,7 +102,7 @@ def test_fewer_and_all_again(started, tmp_path):
     wait_for(tmp_path, "nodea@nodeb", "nodeb")
     (tmp_path / "all_good").touch()
     (tmp_path / "nodea.down").unlink()
-    assert started.wait(20) == 0
+    assert started.wait(60) == 0
     assert launches(tmp_path) == ["nodea@nodeb", "nodeb", "nodea@nodeb"]
     rows = [json.loads(line) for line in (tmp_path / "run/launches.jsonl").read_text().splitlines()]
     kinds = [next(name for name in row if name != "time") for row in rows]
@@ -120,11 +124,11 @@ def test_a_request_while_growing_is_a_stop(started, tmp_path):
     (tmp_path / "deaf").touch()
     fewer(tmp_path)
     (tmp_path / "nodea.down").unlink()
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not (tmp_path / "run/GROW").exists() and time.monotonic() < end:
         time.sleep(0.02)
     started.send_signal(signal.SIGTERM)
-    assert started.wait(20) == 75
+    assert started.wait(60) == 75
     assert len(launches(tmp_path)) == 2
     assert not (tmp_path / "run/GROW").exists() and not (tmp_path / "run/STOP").exists()
 
@@ -133,8 +137,18 @@ def test_a_rank_that_was_asked_as_well_makes_it_a_stop(started, tmp_path):
     (tmp_path / "rank_was_asked").touch()
     fewer(tmp_path)
     (tmp_path / "nodea.down").unlink()
-    assert started.wait(20) == 75
+    assert started.wait(60) == 75
     assert len(launches(tmp_path)) == 2
+
+
+def test_a_host_that_comes_back_with_other_versions(started, tmp_path):
+    fewer(tmp_path)
+    (tmp_path / "other_versions").touch()
+    (tmp_path / "nodea.down").unlink()
+    wait_for(tmp_path, "nodea@nodeb", "nodeb", "nodea@nodeb", "nodeb")
+    (tmp_path / "done").touch()
+    assert started.wait(60) == 0
+    assert "nodea is left out from now on" in started.stdout.read()
 
 
 def test_a_request_while_no_host_is_there(started, tmp_path):
@@ -145,4 +159,4 @@ def test_a_request_while_no_host_is_there(started, tmp_path):
         if "waiting: 0 hosts answer, 1 are needed" in line:
             break
     started.send_signal(signal.SIGINT)
-    assert started.wait(20) == 75
+    assert started.wait(60) == 75
