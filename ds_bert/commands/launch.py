@@ -40,7 +40,6 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     parser.add_argument(
         "--min_hosts",
         type=int,
-        default=1,
         metavar="N",
         help="with fewer, --elastic waits (default 1)",
     )
@@ -60,6 +59,9 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
             "--num_accelerators 2 ds_bert/train.py --ds_config demo/seq128"
         )
     require(options.check_hosts > 0, "check_hosts", options.check_hosts, "above 0 seconds")
-    min_hosts = options.min_hosts if options.elastic else None
-    how = (options.restarts, options.pause, min_hosts, options.check_hosts)
+    is_right = options.elastic or options.min_hosts is None
+    require(is_right, "min_hosts", options.min_hosts, "--elastic with it")
+    if options.elastic and options.min_hosts is None:
+        options.min_hosts = 1
+    how = (options.restarts, options.pause, options.min_hosts, options.check_hosts)
     return Door(arguments, *how).launch()

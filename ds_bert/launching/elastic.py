@@ -80,25 +80,19 @@ class Elastic:
             RankFailed: so many are left out that they will never be.
         """
         is_told = False
-        while not self._is_asked():
-            if not self.choose(self._candidates()):
-                raise RankFailed(
-                    f"elastic: {_out(self._faults)} is left out, {self._min_hosts} hosts are "
-                    "needed; mend it, and start again"
-                )
+        while True:
+            self._require_candidates()
             silent = self._news() if self._silent is None else self._silent
             self._silent = None
-            chosen = self.choose(set(self._candidates()) - set(silent))
             if self._is_asked():
-                break
-            if chosen:
+                return None
+            if chosen := self.choose(set(self._candidates()) - set(silent)):
                 self._take(chosen, silent)
                 return self._command.on(chosen)
             if not is_told:
                 self._tell_waiting(silent)
-                is_told = True
+            is_told = True
             self._pause()
-        return None
 
     def is_lost(self, code: int, reason: str, seconds: float) -> bool:
         """After a failure: whether its hosts were to blame, so that others go on at once.
@@ -159,6 +153,13 @@ class Elastic:
     def _candidates(self) -> list[str]:
         return [name for name in self._command.hosts if self._faults[name] < MOST_FAULTS]
 
+    def _require_candidates(self) -> None:
+        if not self.choose(self._candidates()):
+            raise RankFailed(
+                f"elastic: {_out(self._faults)} is left out, {self._min_hosts} hosts are needed; "
+                "mend it, and start again"
+            )
+
     def _look_at(self, hosts: Collection[str]) -> Look:
         return Look({name: over_ssh(name, self._command.ssh_port) for name in hosts})
 
@@ -178,8 +179,8 @@ class Elastic:
         if chosen == before:
             return
         ranks, total = _ranks(self._command, chosen), len(self._command.hosts)
-        others = set(self._command.hosts) - set(chosen) - set(silent)
-        spare = f", {names(sorted(others))} spare" if others else ""
+        spares = [n for n in self._candidates() if n not in chosen and n not in silent]
+        spare = f"; spare: {names(spares)}" if spares else ""
         missing = f"; missing: {_why(silent)}" if silent else ""
         self._tell(
             f"{len(chosen)} of {total} hosts, {ranks} ranks: {names(chosen)}{spare}{missing}",

@@ -2,6 +2,7 @@
 
 import pytest
 
+from ds_bert.commands.launch import main
 from ds_bert.errors import ConfigurationError
 from ds_bert.launching.command import Command
 
@@ -70,3 +71,10 @@ def test_addresses_with_colons(tmp_path):
     (tmp_path / "hosts").write_text("10.0.0.1 slots=1\n::1 slots=1\n")
     with pytest.raises(ConfigurationError, match="found '::1', expected a name or an IPv4"):
         Command(["--hostfile", str(tmp_path / "hosts"), *SCRIPT])
+
+
+def test_a_minimum_needs_elastic(hostfile):
+    with pytest.raises(ConfigurationError, match="min_hosts: found 2, expected --elastic with it"):
+        main(["--min_hosts", "2", "--hostfile", hostfile, *SCRIPT])
+    with pytest.raises(ConfigurationError, match="train_batch_size: found None, expected the size"):
+        main(["--elastic", "--hostfile", hostfile, "ds_bert/train.py"])

@@ -120,9 +120,10 @@ def test_one_answer_alone_is_not_enough(hosts, tmp_path, monkeypatch):
     assert [found.can_grow() for _ in range(6)] == [False] * 5 + [True]
 
 
-def test_hosts_that_do_not_help_stop_nothing(hosts, tmp_path):
+def test_hosts_that_do_not_help_stop_nothing(hosts, capsys):
     found = hosts(batch=8)
     assert include(found.ready()) == "nodea@nodeb"
+    assert "4 ranks: nodea, nodeb; spare: nodec" in capsys.readouterr().out
     assert not grows(found, 0.3), "8 sequences over 6 ranks"
 
 
