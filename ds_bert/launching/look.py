@@ -1,9 +1,11 @@
 """Which hosts are there: all are asked at once, in the background."""
 
 import threading
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
-from ds_bert.preflight.remote import Host, NoAnswer, ask_all
+from ds_bert.preflight.remote import Host, NoAnswer, collect
 
 LIMIT = 30.0  # seconds for an answer
 
@@ -26,19 +28,17 @@ class Look:
                 self._hosts[name] = Host(name, command)
             except NoAnswer as reason:
                 self._failed[name] = str(reason)
-        self._thread = threading.Thread(target=self._ask, name="look", daemon=True)
+        for host in self._hosts.values():
+            host.ask("clock")
+        self._thread = threading.Thread(target=self._collect, name="look", daemon=True)
         self._thread.start()
 
-    def _ask(self) -> None:
-        _, silent = ask_all(self._hosts, LIMIT, "clock")
-        self._close()
+    def _collect(self) -> None:
+        _, silent = collect(self._hosts, time.monotonic() + LIMIT)
         self.silent = self._failed | {name: why.partition(";")[0] for name, why in silent.items()}
-
-    def _close(self) -> None:
-        for host in self._hosts.values():
-            host.end()
 
     def end(self) -> None:
         """Leave no process behind, answered or not."""
-        self._close()
+        with ThreadPoolExecutor() as pool:  # who hangs is waited for, a second
+            list(pool.map(Host.end, self._hosts.values()))
         self._thread.join()
