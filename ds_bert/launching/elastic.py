@@ -15,7 +15,7 @@ from ds_bert.preflight.remote import over_ssh
 
 LOOK = 0.1  # seconds
 MOST_FAULTS = 3  # of a host; then it is left out
-FORGIVEN = 3600.0  # seconds of a launch after which its hosts' faults do not count any more
+FORGIVEN = 3600.0  # seconds of a launch after which fewer faults do not count any more
 PROBATION = 600.0  # seconds: a launch that fails within them is the fault of hosts that came back
 
 
@@ -106,7 +106,8 @@ class Elastic:
         if self._is_asked():
             return False
         if seconds > FORGIVEN:
-            self._faults.clear()
+            left_out = {n: k for n, k in self._faults.items() if k >= MOST_FAULTS}
+            self._faults = Counter(left_out)
         lost = {name: silent[name] for name in self._in_use if name in silent}
         is_trial = bool(self._new) and seconds < PROBATION
         if not (lost or is_trial):

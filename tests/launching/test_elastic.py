@@ -144,7 +144,8 @@ def test_hosts_that_came_back_and_fail_are_left_out(hosts, tmp_path, capsys):
     assert "nodeb is left out from now on" in capsys.readouterr().out
     assert not grows(found, 0.3)
     assert diary(tmp_path)[-2]["failed"] == ["nodeb"]
-    assert not found.is_lost(6, "a rank ended", 5.0), "now it is not the new one's fault"
+    assert not found.is_lost(6, "a rank ended", 4000.0), "now it is not the new one's fault"
+    assert include(found.ready()) == "nodea@nodec", "nor is it tried again after long"
 
 
 def test_a_host_that_is_lost_again_and_again(hosts, tmp_path):
