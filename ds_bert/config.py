@@ -152,6 +152,9 @@ class TrainingConfig:
     packed: bool = option(
         False, "deal sequences out so that micro-batches have nearly the same number of tokens"
     )
+    elastic_batch: bool = option(
+        False, "train_micro_batch_size_per_gpu is a limit: the largest size that fits the ranks"
+    )
     compile_layers: Literal["auto", "on", "off"] = option(
         "auto", "fuse each layer's element-wise work with torch.compile; auto: on a GPU"
     )

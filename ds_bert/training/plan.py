@@ -126,7 +126,9 @@ def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
     """
     check_engine_config(recipe)
     optimizer_type, optimizer_params = check_optimizer(recipe.get("optimizer"))
-    batch = plan_batch(recipe, distributed.world_size())
+    batch = plan_batch(recipe, distributed.world_size(), config.elastic_batch)
+    if recipe[MICRO_BATCH] != AUTO:
+        recipe = {**recipe, MICRO_BATCH: batch.micro_batch_size}
     train_table = TokenStore.open(config.train_data).instances(config.max_seq_length)
     validation_table = _validation_table(config, train_table.store)
     for table in filter(None, (train_table, validation_table)):

@@ -12,7 +12,7 @@ from ds_bert.checkpoint.hf_folder import write_model_folder
 from ds_bert.checkpoint.saving import WriteModel
 from ds_bert.checkpoint.state import set_random_state
 from ds_bert.divergence.detector import Divergence, DivergenceDetector, Launched, as_float
-from ds_bert.errors import STOPPED_ON_REQUEST, TrainingDiverged
+from ds_bert.errors import TrainingDiverged
 from ds_bert.evaluation.loop import evaluate
 from ds_bert.evaluation.metrics import MetricSums, total_loss
 from ds_bert.guards import standing, stop
@@ -127,7 +127,7 @@ class Trainer:
             self._save(is_last=True)
         why = f"at step {self.state.step} ({stop.reasons(self.stop)})"
         distributed.log(f"stopped on request {why}; start again to go on")
-        return STOPPED_ON_REQUEST
+        return stop.exit_code(self.stop)
 
     def _step(self, step: Step) -> None:
         """One optimizer step over the micro-batches of this rank.
