@@ -16,6 +16,7 @@ ROOMS = (
     *("errors", "files", "progress", "config", "recipes", "compiled", "retries"),
     *("launcher", "distributed"),
     *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing", "bridges"),
+    "staging",
     *("deepspeed_files", "dialects", "preflight"),
     *("model", "optim", "checkpoint", "weights", "evaluation", "guards", "divergence", "training"),
     *("launching", "commands"),

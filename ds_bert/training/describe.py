@@ -35,6 +35,7 @@ def describe(plan: Plan) -> str:
         "validation data": f"{config.validation_data}: {len(validation.rows):,} instances"
         if validation
         else "none",
+        **({"local data": _local_data(plan)} if config.local_data else {}),
         **({"corpora": corpora} if corpora else {}),
         "masks": "stored in the data set" if table.masks else str(plan.masks),
         "batch": f"train_batch_size {plan.batch.train_batch_size:,}, micro-batch to be measured"
@@ -48,6 +49,12 @@ def describe(plan: Plan) -> str:
         f"{config.keep_checkpoints} kept in {config.output_dir}/checkpoints",
     }
     return "\n".join(f"{name:>16}: {text}" for name, text in rows.items())
+
+
+def _local_data(plan: Plan) -> str:
+    if plan.config.dry_run:
+        return f"to be copied to {plan.config.local_data} on each host"
+    return str(plan.train_table.store.folder)
 
 
 def _before(plan: Plan, checkpoint: Checkpoint) -> str:
@@ -92,7 +99,9 @@ def as_record(plan: Plan) -> dict[str, Any]:
 
 
 # Paths, which may differ between hosts; what they lead to is compared.
-_PATHS = ("model", "train_data", "validation_data", "output_dir", "resume", "init_from")
+_PATHS = (
+    *("model", "train_data", "validation_data", "local_data", "output_dir", "resume", "init_from"),
+)
 
 
 def what_all_compute(plan: Plan) -> dict[str, Any]:
