@@ -13,7 +13,7 @@ HOUSE = ROOT / "ds_bert"
 # From the ground up. A room may import from itself and from those named before it.
 ROOMS = (
     # Single files, for all.
-    *("errors", "files", "progress", "config", "recipes", "compiled", "retries"),
+    *("errors", "files", "progress", "config", "recipes", "compiled", "retries", "turns"),
     *("launcher", "distributed"),
     *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing", "bridges"),
     "staging",

@@ -1,7 +1,7 @@
 """A data set copied to a host's own disk: once, checked on the way, by one of its processes.
 
 All ranks of a host ask for the copy. The one that gets the lock makes it, the others wait and take
-over where it died (`bridges.cache.Turn`). Each file appears whole, meta.json last, so a copy that
+over where it died (`ds_bert.turns`). Each file appears whole, meta.json last, so a copy that
 was cut off goes on with the files that it lacks, and one of several lengths grows by their tables.
 """
 
@@ -16,8 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ds_bert import files, launcher
-from ds_bert.bridges import cache
+from ds_bert import files, launcher, turns
 from ds_bert.dataset.format import META, VOCABULARY, document_arrays
 from ds_bert.dataset.store import InstanceTable, TokenStore, read_meta
 from ds_bert.errors import ConfigurationError, DataError
@@ -54,18 +53,14 @@ def local_copy(
     copy = local / _name(folder)
     files.require_folder(local, "local_data")
     if not launcher.is_first_of_host():
-        time.sleep(cache.POLL_SECONDS)  # so that the rank that tells of it on rank 0 goes first
-    turn, has_said = cache.Turn(local / f".{copy.name}.lock"), False
-    while not _is_whole(copy, max_seq_length):
-        with turn:
-            if turn.is_mine and not _is_whole(copy, max_seq_length):
-                _make(TokenStore.open(folder).instances(max_seq_length), copy, say, moved)
-        if not turn.is_mine:
-            if not has_said:
-                say(f"waiting for {turn.owner}, which copies {folder} to {copy}")
-            has_said = True
-            moved()
-            time.sleep(cache.POLL_SECONDS)
+        time.sleep(turns.POLL_SECONDS)  # so that the rank that tells of it on rank 0 goes first
+    turns.do_once(
+        local / f".{copy.name}.lock",
+        lambda: _is_whole(copy, max_seq_length),
+        lambda: _make(TokenStore.open(folder).instances(max_seq_length), copy, say, moved),
+        lambda owner: say(f"waiting for {owner}, which copies {folder} to {copy}"),
+        moved,
+    )
     return copy
 
 

@@ -13,7 +13,7 @@ import pytest
 from data_util import file_hashes, make_store
 from tqdm import tqdm
 
-from ds_bert.bridges import cache
+from ds_bert import turns
 from ds_bert.dataset.format import META, document_arrays
 from ds_bert.dataset.npy import HEADER_BYTES
 from ds_bert.dataset.store import TokenStore
@@ -23,11 +23,11 @@ from ds_bert.staging.local_copy import local_copy, require_room
 
 PROGRAM = """
 import sys
-from ds_bert.bridges import cache
+from ds_bert import turns
 from ds_bert.staging import local_copy
 
 folder, local, hangs = sys.argv[1:]
-cache.POLL_SECONDS = 0.05
+turns.POLL_SECONDS = 0.05
 if hangs:
     def hang(*arguments):
         print("half", flush=True)
@@ -40,7 +40,7 @@ print(found, flush=True)
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr(cache, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(turns, "POLL_SECONDS", 0.01)
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,17 @@
 """A run on a copy of its data, on each host's own disk."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 from data_util import exit_code
 from distributed_util import run_ranks
 from training_util import make_data, write_recipe
 
-from ds_bert import distributed
-from ds_bert.bridges import cache
+from ds_bert import distributed, turns
 from ds_bert.commands.train import main, parse_command_line
 from ds_bert.staging import local_copy
+from ds_bert.training import run
 from ds_bert.training.plan import make_plan
 
 
@@ -26,16 +27,19 @@ def losses(run):
 
 @pytest.mark.usefixtures("one_process_group")
 def test_it_trains_as_on_the_data_themselves(tmp_path, data, capsys, monkeypatch):
-    monkeypatch.setattr(cache, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(turns, "POLL_SECONDS", 0.01)
     local, recipe = tmp_path / "local", write_recipe(tmp_path, data)
     flags = ("--ds_config", recipe, "--local_data", local, "--output_dir", tmp_path / "copied")
     assert exit_code(main, *flags, "--dry_run", "true") == 0
     assert f"local data: to be copied to {local} on each host\n" in capsys.readouterr().out
     assert not local.exists()
+    warmed = []
+    monkeypatch.setattr(run, "Warming", lambda table: warmed.append(table) or nullcontext())
     assert exit_code(main, *flags) == 0
     (copy,) = local.iterdir()
     told = capsys.readouterr().out
     assert f"copying {data} to {copy}, " in told and f"local data: {copy}\n" in told
+    assert [table.store.folder for table in warmed] == [copy]
     assert exit_code(main, "--ds_config", recipe) == 0
     assert losses(tmp_path / "copied") == losses(tmp_path / "run")
     record = json.loads((tmp_path / "copied/config.json").read_text())
