@@ -3,7 +3,13 @@
 python benchmarks/cpu/cold_data.py [--tokens 200_000_000] [--folder DIR]
 
 Before each way the data set's pages are dropped (posix_fadvise) and it is looked whether they are
-gone (mincore, by fincore). Needs a disk of its own: on one that others use as well figures vary.
+gone (mincore, by fincore). On a disk that others use as well figures vary. For a slow one (root):
+
+    truncate -s 2G image; mkfs.ext4 -q image; losetup --direct-io=on /dev/loop0 image
+    mount /dev/loop0 DIR; echo 128 > /sys/block/loop0/queue/read_ahead_kb
+    cd /sys/fs/cgroup/blkio; mkdir slow; echo $$ > slow/cgroup.procs
+    echo 7:0 3000 > slow/blkio.throttle.read_iops_device
+    echo 7:0 131072000 > slow/blkio.throttle.read_bps_device
 """
 
 import argparse
@@ -27,6 +33,7 @@ from synthetic_data import write_dataset
 from ds_bert.dataset.store import InstanceTable, TokenStore
 from ds_bert.instances.collate import collate
 from ds_bert.rng.streams import permuted
+from ds_bert.staging.local_copy import local_copy
 from ds_bert.staging.page_cache import Warming
 
 SEQUENCES, STEPS, LENGTH = 64, 400, 128  # of a step
@@ -121,6 +128,17 @@ def measure(folder: Path, way: str) -> dict[str, object]:
     }
 
 
+def measure_copy(folder: Path) -> dict[str, object]:
+    """A copy to the same disk, with all checks."""
+    left, begin = drop(folder), time.perf_counter()
+    copy = local_copy(folder, LENGTH, folder.with_name("local"))
+    whole = time.perf_counter() - begin
+    size = sum(path.stat().st_size for path in copy.rglob("*.npy"))
+    row = {"way": "copy", "left_in_memory_before": left, "seconds": whole, "bytes": size}
+    shutil.rmtree(copy)
+    return row
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=200_000_000)
@@ -139,6 +157,8 @@ def main() -> None:
             for way in (*ways, "cold, warming"):
                 rows.append(measure(folder, way))
                 print(rows[-1], flush=True)
+            rows.append(measure_copy(folder))
+            print(rows[-1], flush=True)
         save("cold_data", rows)
     finally:
         shutil.rmtree(work)

@@ -10,7 +10,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -139,22 +140,31 @@ def _copy_all(
     done = 0
     with Progress(f"copying {store.folder}", lines=is_told) as progress:
         for name, record in missing.items():
-            target = copy / name
-            partial = target.with_name(f".{target.name}.partial")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with partial.open("wb") as file:
-                    for block in checked_blocks(store.folder / name, record):
-                        file.write(block)
-                        file.flush()
-                        os.fsync(file.fileno())  # what is told as done is on the disk
-                        done += len(block)
-                        progress.update(done / num_bytes, B=len(block))
-                        moved()
-                os.replace(partial, target)
-            finally:
-                partial.unlink(missing_ok=True)
-            files.sync_folder(target.parent)
+            for number in _copy_array(store.folder / name, copy / name, record):
+                done += number
+                progress.update(done / num_bytes, B=number)
+                moved()
     store.vocabulary.save(copy / VOCABULARY)
     files.write_text(copy / META, (store.folder / META).read_text(encoding="utf-8"))
     TokenStore.open(copy)
+
+
+def _copy_array(source: Path, target: Path, record: dict[str, Any]) -> Iterator[int]:
+    """Copy a file, checked, so that it appears whole; yields numbers of bytes that are on disk."""
+    partial = target.with_name(f".{target.name}.partial")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with partial.open("wb") as file, ThreadPoolExecutor(1) as flusher:
+            number, flushed = 0, flusher.submit(lambda: None)
+            for block in checked_blocks(source, record):
+                flushed.result()  # the block before, while this one was read
+                yield number
+                file.write(block)
+                file.flush()
+                number, flushed = len(block), flusher.submit(os.fsync, file.fileno())
+            flushed.result()
+            yield number
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    files.sync_folder(target.parent)
