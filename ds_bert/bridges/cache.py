@@ -13,9 +13,9 @@ from pathlib import Path
 from ds_bert.bridges.formats import find_files
 from ds_bert.bridges.importing import ImportOptions, import_data_set
 from ds_bert.dataset.format import META
+from ds_bert.staging.turns import do_once
 from ds_bert.text.source import file_state
 from ds_bert.tokenizer.vocabulary import Vocabulary
-from ds_bert.turns import do_once
 
 _NAME_LETTERS = 40
 

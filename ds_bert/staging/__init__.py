@@ -1,1 +1,1 @@
-"""Data brought near: copied to a host's own disk, read into its memory."""
+"""Data brought near, once for all processes of a host: on its own disk, in its memory."""

@@ -1,8 +1,9 @@
 """A data set copied to a host's own disk: once, checked on the way, by one of its processes.
 
 All ranks of a host ask for the copy. The one that gets the lock makes it, the others wait and take
-over where it died (`ds_bert.turns`). Each file appears whole, meta.json last, so a copy that
-was cut off goes on with the files that it lacks, and one of several lengths grows by their tables.
+over where it died (`ds_bert.staging.turns`). Each file appears whole, meta.json last, so a copy
+that was cut off goes on with the files that it lacks, and one of several lengths grows by their
+tables.
 """
 
 import hashlib
@@ -17,11 +18,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ds_bert import files, launcher, turns
+from ds_bert import files, launcher
 from ds_bert.dataset.format import META, VOCABULARY, document_arrays
 from ds_bert.dataset.store import InstanceTable, TokenStore, read_meta
 from ds_bert.errors import ConfigurationError, DataError
 from ds_bert.progress import Progress
+from ds_bert.staging import turns
 from ds_bert.staging.blocks import checked_blocks, is_sound
 
 _NAME_LETTERS = 40
@@ -53,8 +55,8 @@ def local_copy(
     folder, local = Path(folder), Path(local_data)
     copy = local / _name(folder)
     files.require_folder(local, "local_data")
-    if not launcher.is_first_of_host():
-        time.sleep(turns.POLL_SECONDS)  # so that the rank that tells of it on rank 0 goes first
+    if not launcher.is_first_of_host() and not _is_whole(copy, max_seq_length):
+        time.sleep(turns.POLL_SECONDS)  # the first one goes first: rank 0 tells how far it is
     turns.do_once(
         local / f".{copy.name}.lock",
         lambda: _is_whole(copy, max_seq_length),
@@ -118,6 +120,7 @@ def _make(
         num_bytes = _require_space(store.folder, copy, missing)
         say(f"copying {store.folder} to {copy}, {tqdm.format_sizeof(num_bytes)}B")
         _copy_all(store, copy, missing, num_bytes, moved)
+        TokenStore.open(copy).instances(table.max_seq_length)
     except BaseException as error:
         if not isinstance(error, KeyboardInterrupt) and not (copy / META).exists():
             shutil.rmtree(copy, ignore_errors=True)  # what cannot be finished leaves the disk
@@ -146,7 +149,6 @@ def _copy_all(
                 moved()
     store.vocabulary.save(copy / VOCABULARY)
     files.write_text(copy / META, (store.folder / META).read_text(encoding="utf-8"))
-    TokenStore.open(copy)
 
 
 def _copy_array(source: Path, target: Path, record: dict[str, Any]) -> Iterator[int]:

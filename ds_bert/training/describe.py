@@ -4,7 +4,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from ds_bert import distributed
-from ds_bert.checkpoint.facts import layout
+from ds_bert.checkpoint.facts import DECAY_START, layout
 from ds_bert.checkpoint.folder import Checkpoint
 from ds_bert.config import TrainingConfig
 from ds_bert.model import pretrained
@@ -22,7 +22,9 @@ def describe(plan: Plan) -> str:
     if config.init_from:
         start = f"weights of {config.init_from}" + (" and its moments" * config.carry_moments)
     if plan.resume_from:
-        start = f"resume from {plan.resume_from.folder}{_before(plan, plan.resume_from)}"
+        is_other = config.decay_from and DECAY_START not in plan.resume_from.facts
+        verb = "decay from" if is_other else "resume from"
+        start = f"{verb} {plan.resume_from.folder}{_before(plan, plan.resume_from)}"
     epochs = "" if plan.order.is_mixed else f" = {samples / num_rows:.2f} epochs"
     corpora = "; ".join(plan.order.describe(samples, table.corpora))
     rows = {"recipe": config.description} if config.description else {}
@@ -99,9 +101,8 @@ def as_record(plan: Plan) -> dict[str, Any]:
 
 
 # Paths, which may differ between hosts; what they lead to is compared.
-_PATHS = (
-    *("model", "train_data", "validation_data", "local_data", "output_dir", "resume", "init_from"),
-)
+_PATHS = {"model", "train_data", "validation_data", "local_data", "output_dir"}
+_PATHS |= {"resume", "init_from", "decay_from"}
 
 
 def what_all_compute(plan: Plan) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from transformers import BertConfig
 
 from ds_bert import distributed
-from ds_bert.checkpoint.facts import check_moments, check_resume
+from ds_bert.checkpoint.facts import DECAY_START, check_moments, check_resume
 from ds_bert.checkpoint.folder import CHECKPOINTS, Checkpoint, candidates, list_checkpoints
 from ds_bert.checkpoint.verify import find_model, newest_good, open_checkpoint
 from ds_bert.config import MICRO_BATCH, TrainingConfig
@@ -99,8 +99,10 @@ class Plan:
     @property
     def facts(self) -> dict[str, Any]:
         """What goes into a checkpoint, to be compared with (`ds_bert.checkpoint.facts`)."""
-        store = self.train_table.store
-        return {
+        store, config = self.train_table.store, self.config
+        is_branch = config.decay_from is not None
+        branch = {DECAY_START: config.max_steps - config.num_decay_steps} if is_branch else {}
+        return branch | {
             "model": {name: getattr(self.model_config, name) for name in pretrained.SHAPE_FIELDS},
             "optimizer": self.optimizer["type"],
             "precision": precision(self.engine_config),
@@ -131,7 +133,7 @@ def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
     validation_table = _validation_table(config, train_table.store)
     for table in filter(None, (train_table, validation_table)):
         _check_objective(config, table)
-    resume_from = _find_start(config)
+    config, resume_from = _find_start(config)
     init_folder, source = None, None
     if config.init_from and resume_from is None:  # verified here, once: that reads all of it
         init_folder, source = find_model(config.init_from)
@@ -216,7 +218,23 @@ def _model_config(config: TrainingConfig, store: TokenStore, init_folder: str | 
     return model_config
 
 
-def _find_start(config: TrainingConfig) -> Checkpoint | None:
+def _find_start(config: TrainingConfig) -> tuple[TrainingConfig, Checkpoint | None]:
+    """Where to start, and the configuration; a branch that decays ends so long after its start."""
+    start = _find_checkpoint(config)
+    if config.decay_from is None:
+        return config, start
+    first = start.facts.get(DECAY_START) if start is not None else None
+    if start is None:
+        start = open_checkpoint(config.decay_from)
+        first = start.step
+    if first is None:
+        raise ConfigurationError(
+            f"decay_from: found {start.folder}, which is no branch; choose another output_dir"
+        )
+    return replace(config, max_steps=first + config.num_decay_steps), start
+
+
+def _find_checkpoint(config: TrainingConfig) -> Checkpoint | None:
     folder = Path(config.output_dir) / CHECKPOINTS
     if config.resume == "none":
         if existing := candidates(folder):

@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 from bridges_util import assert_same, golden_examples
 
-from ds_bert import turns
 from ds_bert.bridges import cache
 from ds_bert.bridges.cache import as_data_set
 from ds_bert.bridges.importing import ImportOptions
 from ds_bert.dataset.store import TokenStore
 from ds_bert.errors import ConfigurationError, DataError
+from ds_bert.staging import turns
 
 PROGRAM = """
 import sys
-from ds_bert import turns
 from ds_bert.bridges import cache
 from ds_bert.dataset import journal
+from ds_bert.staging import turns
 from ds_bert.tokenizer.vocabulary import Vocabulary
 
 path, folder, vocab_file, hangs = sys.argv[1:]

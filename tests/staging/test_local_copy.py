@@ -13,18 +13,17 @@ import pytest
 from data_util import file_hashes, make_store
 from tqdm import tqdm
 
-from ds_bert import turns
 from ds_bert.dataset.format import META, document_arrays
 from ds_bert.dataset.npy import HEADER_BYTES
 from ds_bert.dataset.store import TokenStore
 from ds_bert.errors import ConfigurationError, DataError
 from ds_bert.staging import local_copy as copying
+from ds_bert.staging import turns
 from ds_bert.staging.local_copy import local_copy, require_room
 
 PROGRAM = """
 import sys
-from ds_bert import turns
-from ds_bert.staging import local_copy
+from ds_bert.staging import local_copy, turns
 
 folder, local, hangs = sys.argv[1:]
 turns.POLL_SECONDS = 0.05

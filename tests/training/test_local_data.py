@@ -8,9 +8,9 @@ from data_util import exit_code
 from distributed_util import run_ranks
 from training_util import make_data, write_recipe
 
-from ds_bert import distributed, turns
+from ds_bert import distributed
 from ds_bert.commands.train import main, parse_command_line
-from ds_bert.staging import local_copy
+from ds_bert.staging import local_copy, turns
 from ds_bert.training import run
 from ds_bert.training.plan import make_plan
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from ds_bert import turns
-from ds_bert.turns import Turn
+from ds_bert.staging import turns
+from ds_bert.staging.turns import Turn
 
 
 @pytest.fixture(autouse=True)
