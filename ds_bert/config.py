@@ -109,6 +109,7 @@ class TrainingConfig:
     )
     save_interval: int = option(500, "optimizer steps between two checkpoints; 0: only at the end")
     save_minutes: float = option(0.0, "save also so long after the last save; 0: by steps only")
+    async_save: bool = option(True, "write checkpoints beside training, from copies in memory")
     keep_checkpoints: int = option(3, "keep the newest this many checkpoints, at least 2")
     keep_every: int = option(
         0, "keep the checkpoints of every this many steps for ever; 0: none for that reason"

@@ -18,7 +18,8 @@ ROOMS = (
     *("rng", "text", "tokenizer", "dataset", "staging"),
     *("instances", "reports", "preprocessing", "bridges"),
     *("deepspeed_files", "dialects", "preflight"),
-    *("model", "optim", "checkpoint", "weights", "evaluation", "guards", "divergence", "training"),
+    *("model", "optim", "checkpoint", "weights", "evaluation", "guards", "divergence"),
+    *("costs", "training"),
     *("launching", "commands"),
     *("train", "evaluate"),  # doors
 )

@@ -276,7 +276,17 @@ def _check_disk(plan: Plan) -> None:
 def checkpoint_bytes(plan: Plan) -> int:
     """About how large a checkpoint gets.
 
-    Per parameter: fp32 master weight (4), the optimizer's state, working copy, exported model (4).
+    Per parameter: fp32 master weight (4) and the optimizer's state, which ranks share out; working
+    copy and exported model (4), which are rank 0's.
     """
-    working = 4 if precision(plan.engine_config) == "fp32" else 2
-    return plan.num_parameters * (4 + plan.optimizer_entry.state_bytes + working + 4)
+    return plan.num_parameters * (_shared_bytes(plan) + 4 + plan.optimizer_entry.state_bytes)
+
+
+def copy_bytes(plan: Plan) -> int:
+    """About how much memory of the host rank 0 takes to save beside training."""
+    share = (4 + plan.optimizer_entry.state_bytes) / plan.batch.world_size
+    return round(plan.num_parameters * (_shared_bytes(plan) + share))
+
+
+def _shared_bytes(plan: Plan) -> int:
+    return 8 if precision(plan.engine_config) == "fp32" else 6
