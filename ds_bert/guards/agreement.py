@@ -27,7 +27,7 @@ _ODD = 0x1E3779B97F4A7C15  # any large odd number
 def machine() -> dict[str, Any]:
     """What runs on this rank: versions and a hash over the sources; called by all ranks."""
     python = ".".join(platform.python_version_tuple()[:2])
-    sources = once_per_host(software.hash_of_sources)  # some 170 files, on a shared disk perhaps
+    sources = once_per_host(software.hash_of_sources)  # some 230 files, on a shared disk perhaps
     return {"python": python, "packages": software.packages(), "sources of ds_bert": sources}
 
 
