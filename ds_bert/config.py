@@ -54,6 +54,7 @@ class TrainingConfig:
     )
     train_data: str = option("data/train", "data set folder made by scripts/preprocess.py")
     validation_data: str = option("data/validation", 'data set folder, "" for no validation')
+    local_data: str = option("", 'folder on each host\'s own disk, to copy the data to; "": none')
     output_dir: str = option("runs/default", "folder of this run")
     max_seq_length: int = option(128, "which instances of the data set to train on, tokens")
     max_steps: int = option(10_000, "optimizer steps in all; the schedule ends there")

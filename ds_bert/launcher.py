@@ -55,6 +55,12 @@ def place(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
     return int(completed["RANK"]), int(completed["WORLD_SIZE"])
 
 
+def is_first_of_host(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether no other rank of this host comes before this one, as far as the launcher tells."""
+    # Both: srun may show each task one GPU (LOCAL_RANK 0), and start launchers (SLURM_LOCALID 0).
+    return all(environment.get(name, "0") == "0" for name in ("LOCAL_RANK", _SLURM["LOCAL_RANK"]))
+
+
 def door(environment: Mapping[str, str] = os.environ) -> int | None:
     """The process of `ds-bert launch` that has started this one; None: another launcher has."""
     number = environment.get(DOOR, "")

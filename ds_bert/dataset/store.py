@@ -13,6 +13,7 @@ from ds_bert.dataset.format import (
     FORMAT,
     INSTANCE_DTYPE,
     META,
+    TOKENS,
     VERSION,
     VOCABULARY,
     Corpus,
@@ -50,6 +51,13 @@ class InstanceTable:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def arrays(self) -> list[str]:
+        """Names of the arrays that batches are made of."""
+        dtype = self.store.vocabulary.token_dtype
+        masks = mask_arrays(self.max_seq_length, dtype) if self.masks is not None else ()
+        return [row_array(self.max_seq_length), *masks, TOKENS.removesuffix(".npy")]
 
     @property
     def max_seq_length(self) -> int:

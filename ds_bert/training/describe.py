@@ -38,6 +38,7 @@ def describe(plan: Plan) -> str:
         "validation data": f"{config.validation_data}: {len(validation.rows):,} instances"
         if validation
         else "none",
+        **({"local data": _local_data(plan)} if config.local_data else {}),
         **({"corpora": corpora} if corpora else {}),
         "masks": "stored in the data set" if table.masks else str(plan.masks),
         "batch": f"train_batch_size {plan.batch.train_batch_size:,}, micro-batch to be measured"
@@ -52,6 +53,12 @@ def describe(plan: Plan) -> str:
         "saving": _saving(plan),
     }
     return "\n".join(f"{name:>16}: {text}" for name, text in rows.items())
+
+
+def _local_data(plan: Plan) -> str:
+    if plan.config.dry_run:
+        return f"to be copied to {plan.config.local_data} on each host"
+    return str(plan.train_table.store.folder)
 
 
 def _before(plan: Plan, checkpoint: Checkpoint) -> str:
@@ -116,7 +123,7 @@ def as_record(plan: Plan) -> dict[str, Any]:
 
 
 # Paths, which may differ between hosts; what they lead to is compared.
-_PATHS = {"model", "train_data", "validation_data", "output_dir"}
+_PATHS = {"model", "train_data", "validation_data", "local_data", "output_dir"}
 _PATHS |= {"resume", "init_from", "decay_from"}
 
 
