@@ -60,5 +60,6 @@ def _parser(prog: str | None) -> Parser:
     )
     add("--eval_batch_size", type=int, default=32, help="sequences per forward pass and rank")
     add("--max_eval_sequences", type=int, default=0, help="at most this many; 0: all")
+    add("--compare", metavar="CHECKPOINT", help="another model, on the same masks: which is better")
     add("--local_rank", "--local-rank", type=int, default=-1, help="set by the launcher")
     return parser

@@ -10,7 +10,8 @@ from ds_bert.config import MAX_MICRO_BATCH
 from ds_bert.dataset.options import MLM, MLM_NSP, MLM_SOP
 from ds_bert.dataset.store import InstanceTable, TokenStore
 from ds_bert.errors import CheckpointError, ConfigurationError, require
-from ds_bert.evaluation.loop import evaluate
+from ds_bert.evaluation import report
+from ds_bert.evaluation.items import Items, evaluate_items
 from ds_bert.model import pretrained
 from ds_bert.model.bert import OBJECTIVES, UnpaddedBert
 
@@ -25,8 +26,9 @@ def evaluate_path(
     only_mlm: bool = False,
     batch_size: int = 32,
     max_sequences: int = 0,
+    compare: str | None = None,
 ) -> dict[str, Any]:
-    """Metrics of a run, a checkpoint or a Hugging Face BERT on a data set.
+    """Metrics of a run, a checkpoint or a Hugging Face BERT on a data set, with intervals.
 
     Args:
         path: None means the newest run below `runs`.
@@ -35,6 +37,11 @@ def evaluate_path(
         only_mlm: masked-LM metrics alone, also where the data would allow more.
         batch_size: sequences per forward pass and rank.
         max_sequences: evaluate on at most this many; 0: all.
+        compare: another run, checkpoint or Hugging Face BERT, evaluated on the same masks.
+
+    Returns:
+        on every rank "checkpoint", "data", "max_seq_length", the record of
+        `ds_bert.evaluation.report.figures` and, under "compare", that of `comparison` there.
 
     Raises:
         ConfigurationError, DataError, CheckpointError: what does not fit, and what to do.
@@ -49,10 +56,21 @@ def evaluate_path(
     length = max_seq_length or settings.get("max_seq_length") or max(store.sequence_lengths)
     table = store.instances(length)
     objective = MLM if only_mlm else _objective(settings.get("objective"), table, path)
-    model = _load(find_model(path)[0], table, OBJECTIVES[objective]).to(device)
-    model.prepare(device, model.dtype)
-    metrics = evaluate(model, table, device, batch_size, max_sequences, progress=True)
-    return {"checkpoint": path, "data": str(store.folder), "max_seq_length": length, **metrics}
+
+    def items_of(path: str) -> Items:
+        model = _load(find_model(path)[0], table, OBJECTIVES[objective]).to(device)
+        model.prepare(device, model.dtype)
+        return evaluate_items(model, table, device, batch_size, max_sequences)
+
+    items = items_of(path)
+    other = items_of(compare) if compare else None
+
+    def record() -> dict[str, Any]:
+        about = {"checkpoint": path, "data": str(store.folder), "max_seq_length": length}
+        compared = {"compare": report.comparison(items, other, str(compare))} if other else {}
+        return about | report.figures(items) | compared
+
+    return distributed.on_rank_0(record)
 
 
 def _objective(trained: str | None, table: InstanceTable, path: str) -> str:

@@ -12,8 +12,8 @@ from ds_bert.instances.collate import BatchArrays, collate
 from ds_bert.tokenizer.vocabulary import CONTINUATION, MASK
 
 _ROWS_AT_ONCE = 1024
-# Of the segments, by label.
-_RELATIONS = {
+# Of the segments, by objective and label.
+RELATIONS = {
     MLM_NSP: ("B follows A", "B is from another place"),
     MLM_SOP: ("B follows A", "A follows B"),
 }
@@ -89,7 +89,7 @@ def as_text(example: Example, objective: str) -> str:
         return f"{numbers}\n  A: {_joined(shown[1:-1])}"
     border = example.segment_ids.index(1)
     return (
-        f"{numbers}, {_RELATIONS[objective][example.is_random_next]}\n"
+        f"{numbers}, {RELATIONS[objective][example.is_random_next]}\n"
         f"  A: {_joined(shown[1 : border - 1])}\n"
         f"  B: {_joined(shown[border:-1])}"
     )

@@ -37,6 +37,22 @@ class LossSum(NamedTuple):
     correct: Tensor
 
 
+class Scores(NamedTuple):
+    """What a loss is the cross-entropy of, item by item.
+
+    Attributes:
+        logits: fp32 [N, C], of N masked tokens or sequences.
+        labels: int64 [N].
+    """
+
+    logits: Tensor
+    labels: Tensor
+
+
+# A product of fewer than 12 rows goes another way on a CPU, and ends with other last bits.
+_MIN_ROWS = 16
+
+
 class UnpaddedBert(BertPreTrainedModel):
     """What the models of all objectives share; comes before a stock class among the bases.
 
@@ -91,6 +107,38 @@ class UnpaddedBert(BertPreTrainedModel):
         num_masked, pools = len(batch.masked_lm_labels), SEQUENCES in self.losses.values()
         return training_flops(self.config, batch.sequence_lengths, num_masked, pools)
 
+    def scores(self, batch: Batch) -> dict[str, Scores]:
+        """Logits and labels of each loss: for evaluation, not for training.
+
+        On a CPU an item's logits are the same bits in any batch, for any number of threads.
+
+        Args:
+            batch: B sequences with M masked positions.
+        """
+        hidden = self._encode(self.bert, batch.padded(_MIN_ROWS))
+        labels = {MASKED_TOKENS: batch.masked_lm_labels, SEQUENCES: batch.next_sentence_labels}
+        logits = {MASKED_TOKENS: self._token_logits, SEQUENCES: self._pair_logits}
+        places = {
+            MASKED_TOKENS: batch.masked_lm_positions,
+            SEQUENCES: batch.cu_seqlens[: batch.num_sequences],
+        }
+        found = {}
+        for name, of in self.losses.items():
+            number = len(places[of])
+            rows = F.pad(places[of], (0, max(0, _MIN_ROWS - number)))
+            scores = logits[of](hidden.index_select(0, rows))[:number].float()
+            found[name] = Scores(scores, labels[of])
+        return found
+
+    def _token_logits(self, hidden: Tensor) -> Tensor:
+        """Logits [N, V] of hidden states [N, H]."""
+        head = self.cls.predictions
+        return linear(head.transform(hidden), head.decoder.weight, head.decoder.bias)
+
+    def _pair_logits(self, first_tokens: Tensor) -> Tensor:
+        """Logits [N, 2] of the hidden states [N, H] of each sequence's [CLS]."""
+        return self.cls.seq_relationship(self.bert.pooler(first_tokens[:, None]))
+
     def _masked_lm(self, hidden: Tensor, batch: Batch) -> LossSum:
         """Masked-LM loss of hidden states [T, H]; Devlin et al. 2019, section 3.1, task 1."""
         head = self.cls.predictions
@@ -124,7 +172,7 @@ class BertForUnpaddedPreTraining(UnpaddedBert, BertForPreTraining):
 
     def _pair(self, hidden: Tensor, batch: Batch) -> LossSum:
         first_tokens = hidden.index_select(0, batch.cu_seqlens[: batch.num_sequences])
-        logits = self.cls.seq_relationship(self.bert.pooler(first_tokens[:, None])).float()
+        logits = self._pair_logits(first_tokens).float()
         labels = batch.next_sentence_labels
         loss = F.cross_entropy(logits, labels, reduction="sum")
         return LossSum(loss, (logits.argmax(-1) == labels).sum())
