@@ -1,5 +1,6 @@
 """The figures of an evaluation with their intervals, as one record; docs/evaluation.md."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from ds_bert.evaluation.baseline import baseline_figures
@@ -49,17 +50,22 @@ def intervals(items: Items) -> dict[str, list[float]]:
     return found
 
 
-def comparison(items: Items, other: Items, name: str) -> dict[str, Any]:
-    """The record of another model on the same masks, and the differences to it.
+def as_record(
+    found: Sequence[tuple[Items, dict[str, Any]]], names: Sequence[str]
+) -> dict[str, Any]:
+    """The record of a model and, under "compare", that of another one on the same masks.
 
     Args:
-        items: of the model.
-        other: of the other one.
-        name: of the other one, for the record.
+        found: of one model or two what was evaluated, and what there is to tell beside it.
+        names: of the models.
+
+    Returns:
+        `figures` of the first; of the second its name as "checkpoint", the metrics, "intervals",
+        and "differences" of the first to it, see `ds_bert.evaluation.compare.differences`.
     """
-    return {
-        "checkpoint": name,
-        **other.metrics(),
-        "intervals": intervals(other),
-        "differences": differences(items, other),
-    }
+    (items, more), *others = found
+    record = figures(items) | more
+    for (other, more_of_other), name in zip(others, names[1:], strict=True):
+        about = {"checkpoint": name, **other.metrics(), "intervals": intervals(other)}
+        record["compare"] = about | more_of_other | {"differences": differences(items, other)}
+    return record
