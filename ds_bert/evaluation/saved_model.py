@@ -112,7 +112,11 @@ def _load(folder: str, table: InstanceTable, model_class: type[UnpaddedBert]) ->
     pretrained.check_vocabulary(folder, vocabulary)
     model, missing_heads = pretrained.load_model(folder, model_class)
     if "cls.predictions" in missing_heads:
-        raise CheckpointError(f"{folder} has no masked-LM head; nothing to evaluate")
+        raise CheckpointError(
+            f"{folder} has no masked-LM head: found an encoder alone, as those for embeddings are, "
+            "expected a model that guesses hidden words; name the one that it was made from, or "
+            f"train a head on your text: ds-bert train --model {folder}"
+        )
     if missing_heads:
         raise CheckpointError(f"{folder} has no next-sentence head; add --only_mlm")
     return model
