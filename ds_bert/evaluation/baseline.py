@@ -34,7 +34,7 @@ def baseline_figures(items: Items) -> dict[str, Any]:
         gain's p_value. Nothing without such a loss or with fewer than MIN_DOCUMENTS documents.
     """
     name = next((name for name, of in items.counts.items() if of == SEQUENCES), None)
-    if name is None or items.documents.max(initial=-1) + 1 < MIN_DOCUMENTS:
+    if name is None or items.num_documents < MIN_DOCUMENTS:
         return {}
     rows, labels = items.sequences["row"], items.sequences["label"]
     lengths = length_features(items.table, rows)

@@ -24,6 +24,7 @@ from ds_bert.model.batch import MASKED_TOKENS, SEQUENCES, Batch
 from ds_bert.model.bert import Scores, UnpaddedBert
 from ds_bert.progress import Progress
 
+MAX_UNITS = 1 << 16  # of what is drawn anew for intervals
 Part = dict[str, dict[str, Any]]  # the arrays of `Items`, of some sequences: group -> name -> array
 
 
@@ -59,12 +60,23 @@ class Items:
         }
 
     @cached_property
+    def num_documents(self) -> int:
+        """How many documents the sequences begin in."""
+        return len(np.unique(self._documents))
+
+    @cached_property
     def documents(self) -> NDArray[np.int64]:
-        """Of each sequence the document that it begins in; those are numbered without gaps."""
+        """Of each sequence the document that it begins in; those are numbered without gaps.
+
+        From MAX_UNITS on numbers are given again: so many groups of documents serve for intervals.
+        """
+        return np.unique(self._documents, return_inverse=True)[1] % MAX_UNITS
+
+    @cached_property
+    def _documents(self) -> NDArray[np.int64]:
         starts = self.table.rows["a_start"][self.sequences["row"]]
         offsets = self.table.store.documents.token_offsets
-        found = np.searchsorted(offsets, starts, side="right") - 1
-        return np.unique(found, return_inverse=True)[1]
+        return np.searchsorted(offsets, starts, side="right") - 1
 
     def metrics(self) -> dict[str, Any]:
         """Means by name, see `ds_bert.evaluation.metrics.MetricSums.over_ranks`."""

@@ -24,7 +24,7 @@ def figures(items: Items) -> dict[str, Any]:
         "intervals": intervals(items),
         "bootstrap": {
             "unit": "document",
-            "num_documents": int(items.documents.max(initial=-1)) + 1,
+            "num_documents": items.num_documents,
             "num_resamples": NUM_RESAMPLES,
             "level": LEVEL,
         },

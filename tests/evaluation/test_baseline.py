@@ -33,7 +33,7 @@ def items_of(table, correct):
     """A model that is right where `correct` says so; document d has every 50th pair."""
     sequences = {"row": np.arange(NUM_PAIRS), "label": table.rows["is_random_next"].astype(int)}
     found = Items(table, {"nsp": SEQUENCES}, sequences, {}, {}, {"nsp": correct})
-    found.__dict__["documents"] = np.arange(NUM_PAIRS) % NUM_DOCUMENTS
+    found.__dict__["_documents"] = np.arange(NUM_PAIRS) % NUM_DOCUMENTS
     return found
 
 
