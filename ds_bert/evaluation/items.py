@@ -1,7 +1,7 @@
 """The loss of every masked token and every sequence, the same for any batch size and ranks.
 
 Sums are taken of the items of all ranks in one order, in fp64. On a CPU an item's own loss does not
-depend on its batch either (`UnpaddedBert.scores`), so whatever is computed here is the same bits.
+depend on its batch either (`UnpaddedBert.each`), so whatever is computed here is the same bits.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from ds_bert import distributed
@@ -21,7 +20,7 @@ from ds_bert.evaluation.bootstrap import Ratio, summed
 from ds_bert.evaluation.loop import EVALUATION_SEED, batches_at, chosen_rows, evaluating
 from ds_bert.evaluation.metrics import as_metrics
 from ds_bert.model.batch import MASKED_TOKENS, SEQUENCES, Batch
-from ds_bert.model.bert import Scores, UnpaddedBert
+from ds_bert.model.bert import LossSum, UnpaddedBert
 from ds_bert.progress import Progress
 
 MAX_UNITS = 1 << 16  # of what is drawn anew for intervals
@@ -163,20 +162,18 @@ def evaluate_items(
             for rows, batch in batches:
                 known, places = bounds[number] + places[: len(rows)], places[len(rows) :]
                 part = _known(table, batch, place=known, row=rows, corpus=number)
-                parts.append(part | item_losses(model.scores(batch.to(device))))
+                parts.append(part | _losses(model.each(batch.to(device))))
                 done += len(rows)
                 if told is not None:
                     told.update(done / total, sequences=len(rows))
     return Items.in_order(table, dict(model.losses), distributed.gather(_joined(parts)))
 
 
-def item_losses(scores: dict[str, Scores]) -> Part:
-    """Loss and correctness of every item, left on the device."""
-    losses, correct = {}, {}
-    for name, (logits, labels) in scores.items():
-        losses[name] = F.cross_entropy(logits, labels, reduction="none")
-        correct[name] = logits.argmax(-1) == labels
-    return {"losses": losses, "correct": correct}
+def _losses(found: dict[str, LossSum]) -> Part:
+    return {
+        "losses": {name: each.loss for name, each in found.items()},
+        "correct": {name: each.correct for name, each in found.items()},
+    }
 
 
 def _known(table: InstanceTable, batch: Batch, **given: Any) -> Part:

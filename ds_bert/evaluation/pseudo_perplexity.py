@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -79,7 +78,7 @@ def score_sentences(
 
 
 def _losses(scores: Scores) -> Tensor:
-    return F.cross_entropy(scores.logits, scores.labels, reduction="none")
+    return scores.losses().loss
 
 
 def _questions(

@@ -104,7 +104,7 @@ def answers(
     with evaluating(model), Progress(title) if rank == 0 else nullcontext() as told:
         for start in range(0, len(mine), batch_size):
             part = [questions[number] for number in mine[start : start + batch_size]]
-            scores = model.scores(_batch(part, vocabulary).to(device))["mlm"]
+            scores = model.masked_lm_scores(_batch(part, vocabulary).to(device))
             found.append(read(scores).cpu().numpy())
             if told is not None:
                 told.update((start + len(part)) / len(mine), sequences=len(part))

@@ -57,8 +57,9 @@ def _baseline(name: str, record: dict[str, Any]) -> Iterator[str]:
 
 
 def _slices(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
-    figures = [key for key in rows[0] if key.endswith(_ENDS)]
-    counts = [key for key in rows[0] if key.startswith("num_")]
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    figures = [key for key in keys if key.endswith(_ENDS)]
+    counts = [key for key in keys if key.startswith("num_")]
     yield ["", *(key.removeprefix("num_").replace("_", " ") for key in counts)] + [
         word for key in figures for word in (key, "")
     ]

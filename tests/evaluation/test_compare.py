@@ -12,6 +12,7 @@ from transformers import BertConfig, BertForPreTraining, BertModel
 from ds_bert.commands.evaluate import main
 from ds_bert.dataset.store import TokenStore
 from ds_bert.evaluation.compare import differences
+from ds_bert.evaluation.table import _slices
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +74,16 @@ def test_another_model_that_cannot_be_compared(data, tmp_path, capsys):
     assert exit_code(main, *arguments, "--compare", tmp_path / "encoder") == 4
     message = capsys.readouterr().err
     assert "encoder has no masked-LM head" in message and "ds-bert" in message
+
+
+def test_a_class_that_lacks_a_figure_has_an_empty_place():
+    """Sequences so short that none of their tokens is masked come first, and have fewer columns."""
+    rows = [
+        {"slice": "1 to 16", "num_sequences": 1, "nsp_loss": 0.5, "nsp_loss_interval": [0.4, 0.6]},
+        {"slice": "17 to 32", "num_masked_tokens": 9, "mlm_loss": 2.0},
+    ]
+    rows[1]["mlm_loss_interval"] = [float("nan")] * 2
+    header, first, second = _slices(rows)
+    assert header == ["", "sequences", "masked tokens", "nsp_loss", "", "mlm_loss", ""]
+    assert first == ["1 to 16", "1", "", "0.5000", "[0.4000, 0.6000]", "", ""]
+    assert second == ["17 to 32", "", "9", "", "", "2.0000", "-"]
