@@ -9,13 +9,14 @@ Command lines of google-research/bert and Hugging Face: docs/coming-from.md.
 """
 
 import sys
+from argparse import SUPPRESS
 from pathlib import Path
 from typing import Any
 
 from ds_bert import files
 from ds_bert.commands.parser import Parser, new_parser
 from ds_bert.dialects.command_line import is_foreign
-from ds_bert.errors import ConfigurationError
+from ds_bert.errors import ConfigurationError, require
 
 JSON, TABLE = "json", "table"
 
@@ -23,9 +24,10 @@ JSON, TABLE = "json", "table"
 def main(argv: list[str] | None = None, prog: str | None = None) -> None:
     """Parse the command line, evaluate and print the metrics on rank 0."""
     arguments, command = parse(sys.argv[1:] if argv is None else argv, prog)
-    output, layout = arguments.pop("output"), arguments.pop("format")
+    output, layout = arguments.pop("output", None), arguments.pop("format", JSON)
     if output is not None:
         files.require_folder(Path(output).parent, "output")
+        require(not Path(output).is_dir(), "output", output, "the name of a file, not of a folder")
     from ds_bert import distributed  # after parsing: torch takes seconds to import
     from ds_bert.evaluation.saved_model import evaluate_path
 
@@ -90,13 +92,15 @@ def _parser(prog: str | None) -> Parser:
     )
     add("--eval_batch_size", type=int, default=32, help="sequences per forward pass and rank")
     add("--max_eval_sequences", type=int, default=0, help="at most this many; 0: all")
-    add("--compare", metavar="CHECKPOINT", help="another model, on the same masks: which is better")
+    add(
+        "--compare", default=SUPPRESS, metavar="CHECKPOINT", help="another model, on the same masks"
+    )
     for name, what in (
-        ("pseudo_perplexity", "hide each token in turn, in so many sentences; 0: none"),
-        ("fill_mask", "show the guesses for a hidden word in so many sentences; 0: none"),
+        ("pseudo_perplexity", "hide each token in turn, in so many sentences; default: none"),
+        ("fill_mask", "show the guesses for a hidden word in so many sentences; default: none"),
     ):
-        add(f"--{name}", type=int, default=0, metavar="N", help=what)
-    add("--format", choices=(JSON, TABLE), default=JSON, help="on stdout")
-    add("--output", metavar="FILE", help="write the JSON there as well")
+        add(f"--{name}", default=SUPPRESS, type=int, metavar="N", help=what)
+    add("--format", default=SUPPRESS, choices=(JSON, TABLE), help="on stdout; default: json")
+    add("--output", default=SUPPRESS, metavar="FILE", help="write the JSON there as well")
     add("--local_rank", "--local-rank", type=int, default=-1, help="set by the launcher")
     return parser

@@ -117,11 +117,16 @@ def test_the_table_and_the_file(data, model, tmp_path, capsys):
     assert found["compare"]["differences"]["mlm_loss"]["difference"] == 0
 
 
-def test_a_file_that_cannot_be_written(data, model, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("name", "expected"), [("file/found.json", "a folder that can be written"), ("", "a file")]
+)
+def test_a_file_that_cannot_be_written(data, model, tmp_path, capsys, name, expected):
+    """It is refused before the work."""
     (tmp_path / "file").write_text("")
-    arguments = ["--checkpoint", model, "--data", data, "--output", tmp_path / "file/found.json"]
+    arguments = ["--checkpoint", "nowhere", "--data", data, "--output", tmp_path / name]
     assert exit_code(main, *arguments) == 2
-    assert "expected a folder that can be written" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "output" in error and expected in error and "nowhere" not in error
 
 
 def test_a_part_of_the_data(evaluate, data, model):

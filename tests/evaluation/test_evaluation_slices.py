@@ -16,6 +16,7 @@ from ds_bert.evaluation.report import figures
 from ds_bert.evaluation.slices import slice_figures
 from ds_bert.files import as_json
 from ds_bert.instances.examples import split
+from ds_bert.model import bert
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +138,13 @@ def test_many_documents_are_drawn_in_groups(table, items, monkeypatch):
     assert grouped.metrics() == items.metrics()
     low, high = figures(grouped)["intervals"]["mlm_loss"]
     assert low < items.metrics()["mlm_loss"] < high
+
+
+def test_logits_come_in_parts(table, items, monkeypatch):
+    """Few at once: a part's own size changes no bit, not even that of a last one of few rows."""
+    monkeypatch.setattr(bert, "_ROWS_AT_ONCE", 50)
+    assert len(items.losses["mlm"]) > 100
+    assert np.array_equal(evaluated(table).losses["mlm"], items.losses["mlm"])
 
 
 def test_masked_lm_alone_has_no_figures_of_pairs(mlm_table):
