@@ -181,7 +181,7 @@ def _known(table: InstanceTable, batch: Batch, **given: Any) -> Part:
     positions, borders = batch.masked_lm_positions.numpy(), batch.cu_seqlens.numpy()
     labels, text = batch.masked_lm_labels.numpy(), batch.input_ids.numpy().copy()
     text[positions] = labels
-    following = text[positions + 1]  # [SEP] after the last token of a segment
+    following = text.take(positions + 1, mode="clip")  # [SEP] after the last token of a segment
     return {
         "sequences": {
             **{key: np.broadcast_to(value, batch.num_sequences) for key, value in given.items()},
