@@ -20,6 +20,7 @@ from ds_bert.evaluation.metrics import MetricSums, total_loss
 from ds_bert.guards import standing, stop
 from ds_bert.guards.agreement import require_equal_replicas
 from ds_bert.optim import bf16_optimizer
+from ds_bert.optim.trust_ratios import trust_ratios
 from ds_bert.training.batches import Step, TrainingBatches
 from ds_bert.training.diverged import stop_diverged
 from ds_bert.training.log import RunLog
@@ -56,7 +57,8 @@ class Trainer:
         self.config = plan.config
         folder, flops = Path(plan.config.output_dir), engine.module.flops
         self.checkpoints = folder / CHECKPOINTS
-        self.log = RunLog(folder, state.step, self.config.max_steps, device, flops)
+        steps, seconds = self.config.max_steps, self.config.report_seconds
+        self.log = RunLog(folder, state.step, steps, device, flops, seconds)
         self._losses = engine.module.losses
         self.sums = MetricSums(self._losses, device)
         self._stop_agreed = self._is_slow = self._was_cut = self._has_stepped = False
@@ -226,6 +228,8 @@ class Trainer:
                 "learning_rate": self._learning_rate,
                 "gradient_norm": as_float(self.engine.get_global_grad_norm()),
                 "skipped_steps": self.state.skipped_steps,
+                "loss_scale": self._loss_scale(),
+                "trust_ratios": trust_ratios(self.engine),
             }
         )
 
@@ -243,7 +247,7 @@ class Trainer:
         poll = (lambda: None) if last else stop.Poll(self.stop, self.device)
         sizes = self.config.eval_batch_size, self.config.max_eval_sequences
         try:
-            with self.log.paused():
+            with self.log.paused("validation"):
                 metrics = evaluate(self.engine.module, table, self.device, *sizes, poll=poll)
         except stop.StopAgreed:
             self._stop_agreed = True
@@ -254,7 +258,7 @@ class Trainer:
         """Save; where that fails training goes on, unless nothing comes after."""
         config, state = self.config, self.state
         standing.at("save")
-        with self.log.paused():
+        with self.log.paused("save"):
             try:
                 folder = save_checkpoint(
                     self.checkpoints,
