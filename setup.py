@@ -41,6 +41,7 @@ setup(
         "ds_bert": ["py.typed"],
         "ds_bert.tokenizer": ["*.npz"],
         "ds_bert.reports": ["templates/*"],
+        "ds_bert.run_report": ["*.json"],
         "ds_bert_configs": ["**/*.json"],
     },
     entry_points={"console_scripts": ["ds-bert = ds_bert.commands.main:run"]},

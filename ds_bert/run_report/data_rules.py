@@ -4,9 +4,9 @@ from ds_bert.run_report.baselines import Baselines
 from ds_bert.run_report.finding import Finding, Severity, last_part, mean, values
 from ds_bert.run_report.history import Phase
 
-MANY_UNKNOWN, SOME_UNKNOWN = 0.05, 0.01  # of the words
-MANY_PIECES, SOME_PIECES = 3.0, 2.3  # for a word; 1.1 to 1.6 with a vocabulary of its own
-MANY_REPEATS, SOME_REPEATS = 0.3, 0.1  # of documents, or of sentences
+MANY_UNKNOWN, SOME_UNKNOWN = 0.02, 0.01  # of the words
+MANY_PIECES, SOME_PIECES = 2.6, 2.0  # for a word; 1.1 to 1.6 with a vocabulary of its own
+MANY_REPEATS, SOME_COPIES, SOME_REPEATS = 0.3, 0.05, 0.1  # of documents, or of sentences
 MANY_EPOCHS = 100
 GIVEN_AWAY = 0.1  # accuracy by lengths above that of the more frequent answer
 LONG_WAIT, SOME_WAIT = 0.4, 0.15  # of the time
@@ -32,15 +32,15 @@ def repeated_corpus(phase: Phase, base: Baselines) -> Finding | None:
     """Documents or lines that come again and again, or a small corpus read too often."""
     near, lines = base.near_duplicates or 0.0, base.repeated_sentences or 0.0
     epochs = sum(values(phase.train, "num_tokens")) / base.num_tokens if base.num_tokens else 0.0
-    share = max(near, lines)
-    if share < SOME_REPEATS and epochs < MANY_EPOCHS:
+    if near < SOME_COPIES and lines < SOME_REPEATS and epochs < MANY_EPOCHS:
         return None
     return Finding(
-        Severity.PROBLEM if share >= MANY_REPEATS else Severity.WARNING,
+        Severity.PROBLEM if max(near, lines) >= MANY_REPEATS else Severity.WARNING,
         "The corpus repeats itself",
         f"{near:.1%} of the documents are nearly the same as an earlier one, {lines:.1%} of the "
         f"sentences equal an earlier one, the text was read {epochs:.1f} times",
-        f"under {SOME_REPEATS:.0%} repeats, and fewer than {MANY_EPOCHS} epochs (BERT: 40)",
+        f"under {SOME_COPIES:.0%} such documents and {SOME_REPEATS:.0%} such sentences, and fewer "
+        f"than {MANY_EPOCHS} epochs (BERT: 40)",
         "preprocess with --deduplicate, remove headers, footers and other lines that come with "
         "every document; for more epochs than that, more text or fewer steps",
     )

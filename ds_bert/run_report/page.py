@@ -15,6 +15,7 @@ from ds_bert.run_report.diagnosis import RULES, diagnose
 from ds_bert.run_report.finding import Finding, values
 from ds_bert.run_report.history import Phase, near, read_phases, run_name
 from ds_bert.run_report.panels import all_charts
+from ds_bert.run_report.recorded import recorded_beside
 
 PAGE, RECORD = "report.html", "report.json"
 
@@ -67,7 +68,7 @@ def _page(
         num_rules=len(RULES),
         has_baselines=bases[-1].unigram is not None,
         is_young=last.step < last.max_steps,
-        charts=all_charts(phases, bases[-1]),
+        charts=all_charts(phases, bases[-1], recorded_beside(phases[0], bases[0])),
         missing="" if is_available() else INSTALL,
         phases=list(_phase_rows(phases, bases)),
         data=list(_data(bases[-1])),

@@ -62,7 +62,7 @@ def overfitted():
 
 CASES = {
     "unknown words": (data_rules.wrong_vocabulary, phase(), base(unknown_share=0.2), 3),
-    "some unknown words": (data_rules.wrong_vocabulary, phase(), base(unknown_share=0.02), 2),
+    "some unknown words": (data_rules.wrong_vocabulary, phase(), base(unknown_share=0.015), 2),
     "splinters": (data_rules.wrong_vocabulary, phase(), base(pieces_per_word=3.5), 3),
     "copies": (data_rules.repeated_corpus, phase(), base(near_duplicates=0.9), 3),
     "some repeats": (data_rules.repeated_corpus, phase(), base(repeated_sentences=0.15), 2),

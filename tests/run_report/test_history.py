@@ -6,8 +6,8 @@ import pytest
 from run_report_util import healthy_rows, train_row, validation_row, write_run
 
 from ds_bert.errors import DataError
+from ds_bert.run_report.courses import marks
 from ds_bert.run_report.history import read_phases
-from ds_bert.run_report.panels import marks
 
 
 def test_a_half_written_row_is_none(tmp_path):
