@@ -149,6 +149,7 @@ def draw(
         for panel, its_height in zip(panels, heights, strict=True):
             top -= its_height
             part = (0.0, top / total, 1.0, its_height / total)
+            _title(figure, panel, part)
             if isinstance(panel, Bars):
                 _draw_bars(figure, panel, part)
             else:
@@ -165,24 +166,37 @@ def _height(panel: Panel, of_lines: float) -> float:
     return head + (of_lines if isinstance(panel, Lines) else _BAR_HEIGHT * len(panel.bars))
 
 
-def _axes(figure: Any, panel: Panel, part: tuple[float, ...], margins: tuple[float, ...]) -> Any:
-    """Axes inside of a part of a figure; margins left, below, right and above in pixels."""
+def _title(figure: Any, panel: Panel, part: tuple[float, ...]) -> None:
+    if panel.title:
+        width, height = figure.get_size_inches() * _INCH
+        place = (part[0] + 24 / width, part[1] + part[3] - 16 / height)
+        figure.text(*place, panel.title, color=INKS["soft"])
+
+
+def _draw_lines(figure: Any, panel: Lines, part: tuple[float, ...]) -> None:
+    """In axes with a legend above, whose rows are counted before, and margins in pixels."""
     width, height = figure.get_size_inches() * _INCH
-    left, below, right, above = margins
-    above += 22 * bool(panel.title)
+    columns = _columns(panel, width)
+    rows = -(-len(_entries(panel)) // columns) if len(_entries(panel)) > 1 else 0
+    left, below, right, above = 54, 36, 12, 8 + 13 * rows + 22 * bool(panel.title)
     x, y, w, h = part
     place = (x + left / width, y + below / height)
     axes = figure.add_axes((*place, w - (left + right) / width, h - (below + above) / height))
     axes.patch.set_visible(False)
-    if panel.title:
-        figure.text(x + 24 / width, y + h - 16 / height, panel.title, color=INKS["soft"])
-    return axes
+    _plot(axes, panel)
+    if panel.is_log:
+        axes.set_yscale("log")
+    axes.set_xlabel(panel.x_label)
+    axes.set_ylabel(panel.y_label)
+    axes.grid(True, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(length=0)
+    _set_ticks(axes, panel.is_log)
+    if rows:
+        axes.legend(ncols=columns, **_LEGEND)
 
 
-def _draw_lines(figure: Any, panel: Lines, part: tuple[float, ...]) -> None:
-    columns = _columns(panel, figure.get_size_inches()[0] * _INCH)
-    rows = -(-len(_entries(panel)) // columns) if len(_entries(panel)) > 1 else 0
-    axes = _axes(figure, panel, part, (50, 36, 12, 8 + 13 * rows))
+def _plot(axes: Any, panel: Lines) -> None:
     for line in panel.lines:
         x, y = thinned(line.x, line.y)
         ink, marker = _ink(line.color), "o" if len(x) < 4 else ""
@@ -192,29 +206,32 @@ def _draw_lines(figure: Any, panel: Lines, part: tuple[float, ...]) -> None:
     for number, (name, value) in enumerate(panel.levels):
         dashes = ("--", ":", "-.")[number % 3]
         axes.axhline(value, color=INKS["text"], linewidth=1, linestyle=dashes, label=name)
-    names = list(dict.fromkeys(name for name, _ in panel.marks))
+    told: list[str] = []  # a name comes into the legend once; "_" never does
     for name, place in panel.marks:
-        style = {"color": _ink(5 * (names.index(name) == 0)), "linestyle": (0, (1, 2))}
-        is_first = place == next(at for other, at in panel.marks if other == name)
-        axes.axvline(place, linewidth=1, label=name if is_first else "_", **style)  # no legend
-    if panel.is_log:
-        axes.set_yscale("log")
-    axes.set_xlabel(panel.x_label)
-    axes.set_ylabel(panel.y_label)
-    axes.grid(True, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(length=0)
-    axes.xaxis.set_major_locator(_locator(5))
-    if not panel.is_log:
-        axes.yaxis.set_major_locator(_locator(5))
-    if rows:
-        axes.legend(ncols=columns, **_LEGEND)
+        label = "_" if name in told else name
+        told += [name] * (name not in told)
+        style = {"color": _ink(5 * (name == told[0])), "linestyle": (0, (1, 2))}
+        axes.axvline(place, linewidth=1, label=label, **style)
 
 
-def _locator(number: int) -> Any:
-    from matplotlib.ticker import MaxNLocator
+def _set_ticks(axes: Any, is_log: bool) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    return MaxNLocator(number, steps=[1, 2, 2.5, 5, 10])
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    if is_log:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _short(value: float) -> str:
+    """A number at an axis: 250, 20k, 1.5M."""
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:,.6g}M"
+    if abs(value) >= 1e4:
+        return f"{value / 1e3:,.6g}k"
+    return f"{value:,.6g}"
 
 
 def _entries(panel: Lines) -> list[str]:
@@ -229,25 +246,25 @@ def _columns(panel: Lines, width: float) -> int:
 
 
 def _draw_bars(figure: Any, panel: Bars, part: tuple[float, ...]) -> None:
-    """Without ticks and labels of axes, which take most of the time of a drawing."""
+    """Without axes, which take most of the time of a drawing; in parts of the figure."""
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Rectangle
 
-    width = figure.get_size_inches()[0] * _INCH
-    axes = _axes(figure, panel, part, (width * panel.label_share, 0, 0, 0))
-    axes.axis("off")
+    width, height = figure.get_size_inches() * _INCH
     longest = panel.longest or max((bar.value for bar in panel.bars), default=1.0) or 1.0
-    room = 1 - panel.label_share - panel.figure_share
-    axes.set_xlim(0, longest * (1 - panel.label_share) / room)
-    axes.set_ylim(len(panel.bars) - 0.5, -0.5)
-    for row, bar in enumerate(panel.bars):
-        axes.add_patch(Rectangle((0, row - 0.32), bar.value, 0.64, color=_ink(bar.color)))
-        end = bar.value
+    left, unit = panel.label_share, (1 - panel.label_share - panel.figure_share) / longest
+    for row, bar in enumerate(panel.bars, 1):
+        middle = part[1] + (_BAR_HEIGHT * (len(panel.bars) - row + 0.5)) / height
+        thick, end = 0.64 * _BAR_HEIGHT / height, bar.value
+        place = (left, middle - thick / 2)
+        figure.add_artist(Rectangle(place, bar.value * unit, thick, color=_ink(bar.color)))
         if bar.ends is not None:
             end = max(end, bar.ends[1])
-            axes.plot(bar.ends, (row, row), color=INKS["text"], linewidth=1, marker="|")
-        style = {"textcoords": "offset points", "va": "center"}
-        axes.annotate(bar.name, (0, row), (-6, 0), ha="right", **style)
-        axes.annotate(bar.figure, (end, row), (5, 0), ha="left", **style)
+            ends = [left + value * unit for value in bar.ends]
+            style = {"color": INKS["text"], "linewidth": 1, "marker": "|"}
+            figure.add_artist(Line2D(ends, [middle, middle], **style))
+        figure.text(left - 6 / width, middle, bar.name, ha="right", va="center")
+        figure.text(left + end * unit + 5 / width, middle, bar.figure, va="center")
 
 
 def _ink(color: int) -> str:

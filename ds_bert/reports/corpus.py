@@ -66,7 +66,8 @@ def _chart(name: str, histogram: dict[str, int]) -> Chart:
     bins = list(_bins(histogram))
     bars = [Bar(label, number, f"{share:.1%}") for label, number, share, _ in bins]
     rows = [(label, f"{number:,}", f"{share:.1%}") for label, number, share, _ in bins]
-    return Chart(name, Bars(bars), ("length", "items", "share"), rows)
+    title = name[:1].upper() + name[1:]
+    return Chart(title, Bars(bars), ("length", "items", "share"), rows)
 
 
 def text_bars(histogram: dict[str, int]) -> Iterator[str]:

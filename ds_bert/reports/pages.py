@@ -6,6 +6,7 @@ when a page is made, matplotlib when it has a chart. Without matplotlib a chart 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class Chart:
     rows: Sequence[Sequence[str]]
     text: str = ""
 
-    @property
+    @cached_property
     def drawing(self) -> Any:
         """The SVG; empty where it cannot be drawn."""
         from markupsafe import Markup  # of Jinja2

@@ -7,7 +7,7 @@ from ds_bert.run_report.finding import Finding, Severity, last_part, mean, value
 from ds_bert.run_report.history import Phase, Row
 
 JUDGED_FROM = 0.25  # of the steps after the warm-up: before, a loss tells little
-PAIRS_JUDGED_FROM = 0.5  # pairs are learnt later than words
+PAIRS_JUDGED_FROM, MANY_PAIRS = 0.7, 2_000_000  # pairs are learnt later than words
 SLACK = 0.02  # nats, and the least margin of an accuracy
 GAP, RISE, LARGE_RISE = 0.3, 0.05, 0.3  # nats
 
@@ -48,7 +48,8 @@ def below_unigram(phase: Phase, base: Baselines) -> Finding | None:
 def pairs_at_chance(phase: Phase, base: Baselines) -> Finding | None:
     """The second loss is that of guessing."""
     name = phase.pair_loss
-    if name is None or progress(phase) < PAIRS_JUDGED_FROM:
+    is_early = phase.step * phase.batch_size < MANY_PAIRS or progress(phase) <= 0
+    if name is None or (is_early and progress(phase) < PAIRS_JUDGED_FROM):
         return None
     accuracy, loss = current(phase, f"{name}_accuracy"), current(phase, f"{name}_loss")
     majority, chance = base.pair_majority or 0.5, base.pair_entropy or math.log(2)

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from ds_bert import files
 from ds_bert.errors import DataError
 from ds_bert.reports.charts import INSTALL, is_available
@@ -122,7 +124,7 @@ def _summary(phase: Phase) -> Iterator[tuple[str, str]]:
     if phase.train and phase.train[-1].get("tokens_per_second"):
         yield "speed", f"{phase.train[-1]['tokens_per_second']:,.0f} tokens per second"
     if phase.seconds:
-        yield "time", f"{phase.seconds / 3600:.2f} hours of this phase"
+        yield "time", f"{tqdm.format_interval(phase.seconds)} in this phase"
     yield "device", str(phase.record.get("device", "not known"))
 
 

@@ -1,9 +1,9 @@
 """Rules of the diagnosis about the learning rate, from losses and gradients beside the rate.
 
 At a rate that is far too high the loss does not get below what needs no context, and jumps about
-more than its sample explains, or was lower in the warm-up, or gradients vanish or grow. At one
-that is far too low the loss falls along a straight line over the sum of all rates: no part of the
-way has been easy, so none is behind.
+more than its sample explains, or was lower in the warm-up, or pairs are answered worse than by
+guessing, or gradients vanish or grow. At one that is far too low the loss falls along a straight
+line over the sum of all rates: no part of the way has been easy, so none is behind.
 """
 
 import math
@@ -17,6 +17,7 @@ from ds_bert.run_report.learning_rules import JUDGED_FROM, SLACK, current, progr
 LOWER_BEFORE = 0.1  # nats that the loss was lower by while the rate was lower
 JUMPY = 2.0  # jumps between rows beside those of a sample of so many tokens
 _NATS_OF_A_TOKEN = 2.0  # by which losses of single tokens differ, about
+CERTAIN, MANY_WRONG = 1.0, 0.1  # nats, 0.69 is guessing; of the rows
 COLLAPSED, EXPLODED = 0.05, 20.0  # gradient norms at the end beside those at the start
 STRAIGHT = 0.35  # slope at the end beside that at the start
 MIN_ROWS = 8
@@ -25,13 +26,15 @@ MIN_ROWS = 8
 def rate_too_high(phase: Phase, base: Baselines) -> Finding | None:
     """Larger steps have undone what smaller ones had learnt."""
     rows = _usable(phase)
-    if len(rows) < MIN_ROWS or not _is_stuck(phase, base):
+    is_stuck = phase.diverged is not None or _is_above(phase, base.no_context)
+    if len(rows) < MIN_ROWS or not is_stuck:
         return None
     losses, norms = values(rows, "mlm_loss"), values(rows, "gradient_norm")
     late, lowest = median(losses[-max(1, len(losses) // 5) :]), min(losses[: len(losses) // 2])
     jumps, ratio = _jumps(phase, rows), _ratio_of_norms(norms)
     is_odd = ratio is not None and not COLLAPSED < ratio < EXPLODED
-    if not (jumps > JUMPY or late > lowest + LOWER_BEFORE or is_odd):
+    is_wild = jumps > JUMPY or _wrong_pairs(phase) > MANY_WRONG
+    if not (is_wild or late > lowest + LOWER_BEFORE or is_odd):
         return None
     peak = max(values(rows, "learning_rate"), default=0.0)
     told = f", gradient norms {ratio:.2g} times those of the start" if ratio else ""
@@ -49,10 +52,10 @@ def rate_too_high(phase: Phase, base: Baselines) -> Finding | None:
 def rate_too_low(phase: Phase, base: Baselines) -> Finding | None:
     """Every step still gains as much as the first ones."""
     rows = _usable(phase)
-    if len(rows) < MIN_ROWS or not _is_stuck(phase, base):
+    if len(rows) < MIN_ROWS or not _is_above(phase, base.unigram):
         return None
     straight = _straightness(rows)
-    if straight is None or straight < STRAIGHT:
+    if straight is None or straight < STRAIGHT or rate_too_high(phase, base) is not None:
         return None
     losses = values(rows, "mlm_loss")
     peak = max(values(rows, "learning_rate"), default=0.0)
@@ -74,11 +77,9 @@ def _usable(phase: Phase) -> list[Row]:
     return [row for row in phase.train if all(values([row], name) for name in names)]
 
 
-def _is_stuck(phase: Phase, base: Baselines) -> bool:
-    """Whether there is something to explain: a divergence, or a loss that needs no context."""
-    if phase.diverged is not None:
-        return True
-    loss, limit = current(phase, "mlm_loss"), base.no_context
+def _is_above(phase: Phase, limit: float | None) -> bool:
+    """Whether the masked-LM loss is above one that needs no learning, when it should be below."""
+    loss = current(phase, "mlm_loss")
     if loss is None or limit is None or progress(phase) < JUDGED_FROM:
         return False
     return loss > limit - SLACK
@@ -95,6 +96,13 @@ def _jumps(phase: Phase, rows: list[Row]) -> float:
         for a, b, number in zip(after, after[1:], numbers, strict=False)
     ]
     return median(jumps)
+
+
+def _wrong_pairs(phase: Phase) -> float:
+    """Share of the rows after the warm-up whose pairs were answered wrongly, and with certainty."""
+    after = [row for row in phase.train if row["step"] > phase.warmup_steps]
+    losses = values(after, f"{phase.pair_loss}_loss")
+    return sum(loss > CERTAIN for loss in losses) / max(MIN_ROWS, len(losses))
 
 
 def _ratio_of_norms(norms: list[float]) -> float | None:

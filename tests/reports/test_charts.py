@@ -61,6 +61,12 @@ def test_lines_lie_where_their_values_are():
     assert marks[0][0][0] == pytest.approx(a[1][0])
 
 
+def test_ticks_are_plain_numbers():
+    drawing = draw(Lines([Line("a", [0, 20_000], [0.1, 100.0])], is_log=True), "x")
+    ticks = re.findall(r">(-?[\d.,e+kM]+)</text>", drawing)
+    assert {"0", "5,000", "20k", "0.1", "1", "10", "100"} <= set(ticks) and "10^" not in drawing
+
+
 def test_gaps_stay_gaps():
     drawing = draw(Lines([Line("a", [0, 1, 2, 3, 4], [1, 2, None, math.inf, 5])]), "x")
     (path,) = re.findall(r'd="(M[^"]*)"[^>]*stroke: var\(--line-1\)', drawing)

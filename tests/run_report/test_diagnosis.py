@@ -101,6 +101,12 @@ CASES = {
         BASE,
         3,
     ),
+    "too high, certain and wrong": (
+        rate_rules.rate_too_high,
+        phase(changed(stuck_at(6.8), lambda row: {"nsp_loss": 1.4 if row["step"] % 50 else 0.7})),
+        BASE,
+        3,
+    ),
     "too low": (rate_rules.rate_too_low, phase(with_losses(straight)), BASE, 3),
     "went up": (
         stability_rules.diverged,
