@@ -261,8 +261,8 @@ def _draw_bars(figure: Any, panel: Bars, part: tuple[float, ...]) -> None:
         if bar.ends is not None:
             end = max(end, bar.ends[1])
             ends = [left + value * unit for value in bar.ends]
-            style = {"color": INKS["text"], "linewidth": 1, "marker": "|"}
-            figure.add_artist(Line2D(ends, [middle, middle], **style))
+            ink = INKS["text"]
+            figure.add_artist(Line2D(ends, [middle] * 2, color=ink, linewidth=1, marker="|"))
         figure.text(left - 6 / width, middle, bar.name, ha="right", va="center")
         figure.text(left + end * unit + 5 / width, middle, bar.figure, va="center")
 

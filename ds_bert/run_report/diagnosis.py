@@ -2,27 +2,27 @@
 
 from collections.abc import Callable
 
-from ds_bert.run_report import data_rules, learning_rules, rate_rules, stability_rules
 from ds_bert.run_report.baselines import Baselines
-from ds_bert.run_report.finding import Finding
 from ds_bert.run_report.history import Phase
+from ds_bert.run_report.rules import data, learning, rate, stability
+from ds_bert.run_report.rules.finding import Finding
 
 Rule = Callable[[Phase, Baselines], Finding | None]
 
 # Causes before what follows from them: of two that are as bad, the first one is told first.
 RULES: tuple[Rule, ...] = (
-    data_rules.wrong_vocabulary,
-    data_rules.repeated_corpus,
-    rate_rules.rate_too_high,
-    rate_rules.rate_too_low,
-    stability_rules.diverged,
-    learning_rules.below_unigram,
-    learning_rules.pairs_at_chance,
-    learning_rules.overfitting,
-    data_rules.starving,
-    data_rules.pairs_given_away,
-    stability_rules.skipped_steps,
-    stability_rules.spike,
+    data.wrong_vocabulary,
+    data.repeated_corpus,
+    rate.rate_too_high,
+    rate.rate_too_low,
+    stability.diverged,
+    learning.below_unigram,
+    learning.pairs_at_chance,
+    learning.overfitting,
+    data.starving,
+    data.pairs_given_away,
+    stability.skipped_steps,
+    stability.spike,
 )
 
 

@@ -7,10 +7,10 @@ import random
 import pytest
 from run_report_util import BASE, STEPS, changed, healthy_rows, phase, train_row, validation_row
 
-from ds_bert.run_report import data_rules, learning_rules, rate_rules, stability_rules
 from ds_bert.run_report.baselines import Baselines
 from ds_bert.run_report.diagnosis import RULES, diagnose
-from ds_bert.run_report.finding import Severity
+from ds_bert.run_report.rules import data, learning, rate, stability
+from ds_bert.run_report.rules.finding import Severity
 
 
 def base(**other):
@@ -61,23 +61,23 @@ def overfitted():
 
 
 CASES = {
-    "unknown words": (data_rules.wrong_vocabulary, phase(), base(unknown_share=0.2), 3),
-    "some unknown words": (data_rules.wrong_vocabulary, phase(), base(unknown_share=0.015), 2),
-    "splinters": (data_rules.wrong_vocabulary, phase(), base(pieces_per_word=3.5), 3),
-    "copies": (data_rules.repeated_corpus, phase(), base(near_duplicates=0.9), 3),
-    "some repeats": (data_rules.repeated_corpus, phase(), base(repeated_sentences=0.15), 2),
-    "many epochs": (data_rules.repeated_corpus, phase(), base(num_tokens=10_000), 2),
-    "lengths": (data_rules.pairs_given_away, phase(), base(pair_lengths=0.8), 2),
+    "unknown words": (data.wrong_vocabulary, phase(), base(unknown_share=0.2), 3),
+    "some unknown words": (data.wrong_vocabulary, phase(), base(unknown_share=0.015), 2),
+    "splinters": (data.wrong_vocabulary, phase(), base(pieces_per_word=3.5), 3),
+    "copies": (data.repeated_corpus, phase(), base(near_duplicates=0.9), 3),
+    "some repeats": (data.repeated_corpus, phase(), base(repeated_sentences=0.15), 2),
+    "many epochs": (data.repeated_corpus, phase(), base(num_tokens=10_000), 2),
+    "lengths": (data.pairs_given_away, phase(), base(pair_lengths=0.8), 2),
     "waiting": (
-        data_rules.starving,
+        data.starving,
         phase(changed(healthy_rows(), lambda row: {"data_wait_share": 0.6})),
         BASE,
         3,
     ),
-    "not even frequencies": (learning_rules.below_unigram, phase(stuck_at(6.6)), BASE, 3),
-    "no context": (learning_rules.below_unigram, phase(stuck_at(6.2)), BASE, 2),
+    "not even frequencies": (learning.below_unigram, phase(stuck_at(6.6)), BASE, 3),
+    "no context": (learning.below_unigram, phase(stuck_at(6.2)), BASE, 2),
     "pairs": (
-        learning_rules.pairs_at_chance,
+        learning.pairs_at_chance,
         phase(
             [
                 row | ({"nsp_loss": 0.69, "nsp_accuracy": 0.545} if "nsp_loss" in row else {})
@@ -87,42 +87,42 @@ CASES = {
         BASE,
         3,
     ),
-    "by heart": (learning_rules.overfitting, phase(overfitted()), BASE, 3),
-    "too high, jumps": (rate_rules.rate_too_high, phase(stuck_at(6.8, 0.6)), BASE, 3),
+    "by heart": (learning.overfitting, phase(overfitted()), BASE, 3),
+    "too high, jumps": (rate.rate_too_high, phase(stuck_at(6.8, 0.6)), BASE, 3),
     "too high, was lower": (
-        rate_rules.rate_too_high,
+        rate.rate_too_high,
         phase(with_losses(high_after_warmup)),
         BASE,
         3,
     ),
     "too high, gradients vanish": (
-        rate_rules.rate_too_high,
+        rate.rate_too_high,
         phase(changed(stuck_at(6.8), lambda row: {"gradient_norm": 2 * 0.99 ** row["step"]})),
         BASE,
         3,
     ),
     "too high, certain and wrong": (
-        rate_rules.rate_too_high,
+        rate.rate_too_high,
         phase(changed(stuck_at(6.8), lambda row: {"nsp_loss": 1.4 if row["step"] % 50 else 0.7})),
         BASE,
         3,
     ),
-    "too low": (rate_rules.rate_too_low, phase(with_losses(straight)), BASE, 3),
+    "too low": (rate.rate_too_low, phase(with_losses(straight)), BASE, 3),
     "went up": (
-        stability_rules.diverged,
+        stability.diverged,
         phase(with_losses(lambda step, progress: 5.5 if progress < 0.6 else 7.5)),
         BASE,
         3,
     ),
     "ended itself": (
-        stability_rules.diverged,
+        stability.diverged,
         dataclasses.replace(phase(), diverged={"reason": "the loss is not a number"}),
         BASE,
         3,
     ),
-    "spike": (stability_rules.spike, phase(changed(healthy_rows(), spiked)), BASE, 2),
+    "spike": (stability.spike, phase(changed(healthy_rows(), spiked)), BASE, 2),
     "skips": (
-        stability_rules.skipped_steps,
+        stability.skipped_steps,
         phase(changed(healthy_rows(), lambda row: {"skipped_steps": row["step"] // 5})),
         BASE,
         2,
@@ -192,10 +192,10 @@ def test_pairs_are_judged_beside_the_more_frequent_answer():
     ]
     entropy = -(0.72 * math.log(0.72) + 0.28 * math.log(0.28))
     numbers = base(pair_majority=0.72, pair_entropy=entropy)
-    assert learning_rules.pairs_at_chance(phase(rows), numbers) is not None
-    assert learning_rules.pairs_at_chance(phase(rows), BASE) is None
+    assert learning.pairs_at_chance(phase(rows), numbers) is not None
+    assert learning.pairs_at_chance(phase(rows), BASE) is None
 
 
 def test_another_share_of_masks_is_no_gap():
     rows = changed(overfitted(), lambda row: {"masked_share": 0.4})
-    assert learning_rules.overfitting(phase(rows), BASE) is None
+    assert learning.overfitting(phase(rows), BASE) is None

@@ -3,8 +3,8 @@
 import math
 
 from ds_bert.run_report.baselines import Baselines
-from ds_bert.run_report.finding import Finding, Severity, last_part, mean, values
 from ds_bert.run_report.history import Phase, Row
+from ds_bert.run_report.rules.finding import Finding, Severity, last_part, mean, values
 
 JUDGED_FROM = 0.25  # of the steps after the warm-up: before, a loss tells little
 PAIRS_JUDGED_FROM, MANY_PAIRS = 0.7, 2_000_000  # pairs are learnt later than words

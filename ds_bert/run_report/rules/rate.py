@@ -10,9 +10,9 @@ import math
 from itertools import accumulate
 
 from ds_bert.run_report.baselines import Baselines
-from ds_bert.run_report.finding import Finding, Severity, last_part, mean, median, values
 from ds_bert.run_report.history import Phase, Row
-from ds_bert.run_report.learning_rules import JUDGED_FROM, SLACK, current, progress
+from ds_bert.run_report.rules.finding import Finding, Severity, last_part, mean, median, values
+from ds_bert.run_report.rules.learning import JUDGED_FROM, SLACK, current, progress
 
 LOWER_BEFORE = 0.1  # nats that the loss was lower by while the rate was lower
 JUMPY = 2.0  # jumps between rows beside those of a sample of so many tokens

@@ -1,8 +1,8 @@
 """Rules of the diagnosis about data: vocabulary, repeats, pairs given away, and waiting for it."""
 
 from ds_bert.run_report.baselines import Baselines
-from ds_bert.run_report.finding import Finding, Severity, last_part, mean, values
 from ds_bert.run_report.history import Phase
+from ds_bert.run_report.rules.finding import Finding, Severity, last_part, mean, values
 
 MANY_UNKNOWN, SOME_UNKNOWN = 0.02, 0.01  # of the words
 MANY_PIECES, SOME_PIECES = 2.6, 2.0  # for a word; 1.1 to 1.6 with a vocabulary of its own

@@ -1,8 +1,8 @@
 """Rules of the diagnosis about steps: their size, spikes, divergence, steps that were skipped."""
 
 from ds_bert.run_report.baselines import Baselines
-from ds_bert.run_report.finding import Finding, Severity, median, values
 from ds_bert.run_report.history import Phase
+from ds_bert.run_report.rules.finding import Finding, Severity, median, values
 
 SPIKE, STAYED = 0.5, 0.5  # nats above the median of the rows before; above the lowest, at the end
 WINDOW = 5  # rows of the log
