@@ -14,7 +14,8 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     parser = new_parser(__doc__, prog)
     parser.add_argument("run", metavar="RUN_DIR", help="output_dir of a run")
     folder = Path(parser.parse_args(argv).run)
-    from ds_bert.run_report.page import PAGE, write_report
+    from ds_bert.run_report.history import PAGE
+    from ds_bert.run_report.page import write_report
 
     try:
         findings = write_report(folder)
@@ -25,5 +26,6 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         ) from None
     for one in findings:
         print(f"{one.severity.name.lower()}: {one.title}: {one.found}; expected {one.expected}")
+        print(f"    {one.cure}")
     print(f"{'nothing is wrong; ' if not findings else ''}report: {folder / PAGE}")
     return 0

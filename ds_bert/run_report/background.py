@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ds_bert import launcher
+from ds_bert.run_report.history import PAGE
 
 _LIMIT_SECONDS = 60.0  # for the last one
 
@@ -37,13 +38,19 @@ class ReportWriter:
             self._next = time.monotonic() + self._seconds
             self._start()
 
-    def close(self, is_over: bool) -> None:
-        """Write the last report if the run is over; one that is being made is given up."""
+    def close(self, is_over: bool) -> Path | None:
+        """Write the last report if the run is over; one that is being made is given up.
+
+        Returns:
+            the page, if there is one.
+        """
         if not self._is_idle():
             self._end()
         if is_over:
             self._start()
             self._wait()
+        page = self._folder / PAGE
+        return page if page.is_file() else None
 
     def _is_idle(self) -> bool:
         return self._process is None or self._process.poll() is not None

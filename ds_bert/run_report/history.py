@@ -10,7 +10,7 @@ from typing import Any
 from ds_bert import files
 from ds_bert.errors import DataError
 
-LOG, RECORD = "metrics.jsonl", "config.json"
+LOG, RECORD, PAGE = "metrics.jsonl", "config.json", "report.html"
 _DIAGNOSES = "diverged/step_*/diagnosis.json"
 _MAX_PHASES = 8
 _LEVELS = 4  # from a checkpoint's model folder up to its run
@@ -63,7 +63,8 @@ class Phase:
     @property
     def seconds(self) -> float:
         """Time in which the run's processes lived, as far as the log tells."""
-        last = {row["started"]: row["time"] for row in self.rows if row.get("started")}
+        timed = (row for row in self.rows if row.get("started") and row.get("time"))
+        last = {row["started"]: row["time"] for row in timed}
         return sum(end - start for start, end in last.items())
 
     @cached_property

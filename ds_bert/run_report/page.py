@@ -14,12 +14,12 @@ from ds_bert.reports.pages import render
 from ds_bert.run_report import baselines
 from ds_bert.run_report.baselines import Baselines
 from ds_bert.run_report.diagnosis import RULES, diagnose
-from ds_bert.run_report.history import Phase, near, read_phases, run_name
+from ds_bert.run_report.history import PAGE, Phase, near, read_phases, run_name
 from ds_bert.run_report.panels import all_charts
 from ds_bert.run_report.recorded import recorded_beside
 from ds_bert.run_report.rules.finding import Finding, values
 
-PAGE, RECORD = "report.html", "report.json"
+RECORD = "report.json"
 
 
 def write_report(folder: Path) -> list[Finding]:

@@ -68,7 +68,9 @@ class RunLog:
             self._bar.close()
         if self._report is not None:
             is_over = self._step >= self._max_steps or kind is TrainingDiverged
-            self._report.close(is_over)
+            page = self._report.close(is_over)
+            if page is not None:
+                distributed.log(f"report: {page}")
 
     def count(self, batch: Batch) -> None:
         """Count a micro-batch of this rank (tokens without padding)."""

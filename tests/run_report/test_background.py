@@ -27,7 +27,9 @@ def test_a_run_leaves_its_report(tmp_path, data, capfd):
     page = (tmp_path / "run/report.html").read_text()
     assert "4 of 4 (100%)" in page and "unigram entropy" in page
     assert "Trust ratios" in page and "tests" not in page
-    assert "warning: report" not in capfd.readouterr().err
+    told = capfd.readouterr()
+    assert "warning: report" not in told.err
+    assert told.out.endswith(f"report: {tmp_path / 'run/report.html'}\n")
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     ratios = rows[-2]["trust_ratios"]
     assert list(ratios) == ["embeddings", "layer 0", "layer 1", "heads"]
@@ -65,7 +67,7 @@ def test_one_at_a_time_and_not_too_often(tmp_path, started):
     writer.update()
     assert len(started) == 1, "the first one is still being made"
     before = time.monotonic()
-    writer.close(is_over=False)
+    assert writer.close(is_over=False) is None
     assert time.monotonic() - before < 1 and len(started) == 1
 
 
