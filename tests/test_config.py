@@ -5,8 +5,9 @@ import json
 import pytest
 
 from ds_bert.commands.train import parse_command_line
-from ds_bert.config import TrainingConfig, load_json
+from ds_bert.config import TrainingConfig
 from ds_bert.errors import ConfigurationError
+from ds_bert.strict_json import load_json
 from ds_bert.training.deepspeed_config import (
     check_engine_config,
     plan_batch,
@@ -85,6 +86,16 @@ def test_absent_file(tmp_path):
         ({"max_steps": "7"}, "max_steps: found '7', expected int"),
         ({"max_steps": True}, "max_steps: found True, expected int"),
         ({"warmup_steps": 11, "max_steps": 10}, "expected between 0 and max_steps"),
+        ({"lr_scheduler_type": "wsd"}, "neither decay_steps nor decay_proportion"),
+        ({"decay_steps": 3}, "expected nothing for linear"),
+        (
+            {"lr_scheduler_type": "wsd", "decay_steps": 6, "warmup_steps": 5, "max_steps": 10},
+            "longer than max_steps",
+        ),
+        (
+            {"lr_scheduler_type": "wsd", "decay_proportion": 0.1, "decay_from": "runs/x"},
+            "above 0 .decay_from.",
+        ),
         ({"warmup_steps": 1, "warmup_proportion": 0.1}, "both given"),
         ({"warmup_proportion": 1.5}, "expected between 0 and 1"),
         ({"warmup_proportion": float("nan")}, "expected a finite number"),

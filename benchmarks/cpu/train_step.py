@@ -1,9 +1,11 @@
 """Training on a CPU, whole steps: real tokens per second of train.py and of Hugging Face's Trainer.
 
 python benchmarks/cpu/train_step.py DATASET [--max_seq_length 128] [--rounds 3]
+                                            [--only MODEL:PRECISION ...]
 
 Both train the same model on instances of the same data set with AdamW, dropout and the same batch,
-each in a process of its own; rounds alternate between them. Needs `pip install accelerate`.
+each in a process of its own; rounds alternate between them. Needs `pip install accelerate`. Rows
+that are not measured again stay.
 """
 
 import argparse
@@ -13,12 +15,15 @@ import sys
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # what benchmarks share
 
 from machine import ROOT, save
 
 CASES = {"bert-mini": (32, 24), "bert-base": (8, 10)}  # sequences in a batch, steps
+ALL = [f"{model}:{precision}" for model in CASES for precision in ("fp32", "bf16")]
+RESULTS = ROOT / "benchmarks/results/train_step_cpu.json"
 
 
 def train(dataset: str, model: str, precision: str, length: int, folder: str) -> float:
@@ -66,22 +71,30 @@ def main() -> None:
     parser.add_argument("dataset")
     parser.add_argument("--max_seq_length", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=ALL, default=ALL)
     args = parser.parse_args()
+    rows = {_name(row): row for row in json.loads(RESULTS.read_text())["rows"]}
+    for name in args.only:
+        rows[name] = measure(*name.split(":"), args)
+    save("train_step_cpu", [rows[name] for name in ALL if name in rows])
+
+
+def measure(model: str, precision: str, args: argparse.Namespace) -> dict[str, Any]:
     arms = {"ds_bert": train, "Trainer": hugging_face}
-    rows = []
-    for model in CASES:
-        for precision in ("fp32", "bf16"):
-            rates: dict[str, list[float]] = {name: [] for name in arms}
-            for _ in range(args.rounds):
-                for name, arm in arms.items():
-                    with TemporaryDirectory() as folder:
-                        rate = arm(args.dataset, model, precision, args.max_seq_length, folder)
-                    rates[name].append(rate)
-            ours, theirs = (median(values) for values in rates.values())
-            row = {"model": model, "precision": precision, "tokens_per_second": rates}
-            rows.append(row | {"ratio": ours / theirs})
-            print(f"{model} {precision} {ours:,.0f} {theirs:,.0f} {ours / theirs:.2f}x", flush=True)
-    save("train_step_cpu", rows)
+    rates: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(args.rounds):
+        for name, arm in arms.items():
+            with TemporaryDirectory() as folder:
+                rate = arm(args.dataset, model, precision, args.max_seq_length, folder)
+            rates[name].append(rate)
+    ours, theirs = (median(values) for values in rates.values())
+    row = {"model": model, "precision": precision, "tokens_per_second": rates}
+    print(f"{model} {precision} {ours:,.0f} {theirs:,.0f} {ours / theirs:.2f}x", flush=True)
+    return row | {"ratio": ours / theirs}
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"{row['model']}:{row['precision']}"
 
 
 if __name__ == "__main__":

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ds_bert import files, launcher, recipes
-from ds_bert.config import MICRO_BATCH, SECTION, TrainingConfig, check_keys, load_json
+from ds_bert.config import MICRO_BATCH, SECTION, TrainingConfig
 from ds_bert.deepspeed_files.translate import translate
 from ds_bert.dialects.command_line import is_foreign, with_values
 from ds_bert.errors import ConfigurationError
+from ds_bert.strict_json import check_keys, load_json
 
 _FIELDS = [item.name for item in dataclasses.fields(TrainingConfig)]
 _OTHER_FLAGS = (
@@ -79,7 +80,8 @@ def parse_command_line(
     recipe, section = _in_our_terms(start, flags.scale_train_batch_size, world_size)
     parser.set_defaults(**section)
     values = vars(parser.parse_args(start.argv))
-    _override_warmup(values, section)
+    for part in ("warmup", "decay"):
+        _override_share(values, section, part)
     if values["train_micro_batch_size"] is not None:
         recipe[MICRO_BATCH] = values["train_micro_batch_size"]
     config = TrainingConfig(**{name: values[name] for name in _FIELDS})
@@ -179,9 +181,9 @@ def _save(path: str, config: TrainingConfig, recipe: dict[str, Any]) -> None:
     print(f"recipe: {path}; from now on --ds_config {path} does the same", file=sys.stderr)
 
 
-def _override_warmup(values: dict[str, Any], section: dict[str, Any]) -> None:
-    """A warm-up on the command line replaces that of the file, whichever way each is given."""
-    names = ("warmup_steps", "warmup_proportion")
+def _override_share(values: dict[str, Any], section: dict[str, Any], part: str) -> None:
+    """A warm-up or decay on the command line replaces the file's, whichever way each is given."""
+    names = (f"{part}_steps", f"{part}_proportion")
     flags = [name for name in names if values[name] != section.get(name)]
     if len(flags) == 1:
         values.update({name: None for name in names if name not in flags})

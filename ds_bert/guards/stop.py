@@ -91,11 +91,11 @@ class StopRequest:
                 self.ask("max_time")
 
     def _reserve(self) -> float:
-        """Seconds that the step in progress and the save may take."""
-        took = standing.NOW.took
+        """Seconds that the step in progress and the save may take, after one in flight."""
+        took, beside = standing.NOW.took, standing.NOW.saves_beside
         seconds, share = FIRST_SAVE
         save = took.get("save", min(seconds, share * (self._max_seconds or 0.0)))
-        return 1.5 * save + 2 * took.get("step", 0.0) + LOOK
+        return (1.5 + beside) * save + 2 * took.get("step", 0.0) + LOOK
 
 
 class Poll:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ds_bert import recipes
-from ds_bert.config import SECTION, TrainingConfig, load_json
+from ds_bert.config import SECTION, TrainingConfig
 from ds_bert.errors import ConfigurationError
+from ds_bert.strict_json import load_json
 
 DIARY = "launches.jsonl"
 _TRAINING = ("train.py", "ds_bert.train")

@@ -90,7 +90,7 @@ class Builder:
             if all(value is None for _, value in values):
                 continue
             if points:
-                points.append((phase.first, None))  # phases are not joined
+                points.append((points[-1][0], None))  # phases are not joined
             points += [(phase.first + step, value) for step, value in values]
         return points
 
@@ -99,7 +99,8 @@ def marks(phases: Sequence[Phase]) -> Iterator[tuple[str, float]]:
     """Where phases begin and where runs went on after a stop."""
     for number, phase in enumerate(phases, 1):
         if number > 1:
-            yield f"phase {number} begins", phase.first
+            before = phases[number - 2]
+            yield f"phase {number} begins", before.first + before.step
         yield from (("went on", phase.first + step) for step in phase.restarts)
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Phase:
-    """One run; a run that began from the weights of another one is the phase after that.
+    """One run; a run that began from another one is the phase after that.
 
     Attributes:
         folder: of the run.
@@ -100,6 +100,11 @@ class Phase:
         return next((name for name in self.losses if name in PAIRS), None)
 
     @property
+    def is_branch(self) -> bool:
+        """Whether it goes on with the steps of the run before (decay_from)."""
+        return bool(self.setting("decay_from"))
+
+    @property
     def batch_size(self) -> int:
         """Sequences of an optimizer step; 0: not known."""
         return self.record.get("batch", {}).get("train_batch_size", 0)
@@ -116,11 +121,12 @@ def read_phases(folder: Path) -> list[Phase]:
         if any(before.folder.resolve() == phase.folder.resolve() for phase in phases):
             break
         phases.insert(0, before)
-    placed, first = [], 0
-    for phase in phases:
-        placed.append(Phase(phase.folder, phase.rows, phase.record, first, phase.diverged))
-        first += phase.step
-    return placed
+    first = 0
+    for number, phase in enumerate(phases[1:], 1):
+        if not phase.is_branch:  # its steps begin at 0
+            first += phases[number - 1].step
+        phases[number] = replace(phase, first=first)
+    return phases
 
 
 def _read(folder: Path, last_step: int | None = None) -> Phase:
@@ -165,7 +171,8 @@ def _diverged(folder: Path, rows: list[Row]) -> dict[str, Any] | None:
 
 def _phase_before(phase: Phase) -> Phase | None:
     """The run whose weights a run began from, up to the checkpoint that it took."""
-    for place in near(phase.folder, phase.setting("init_from", "")):
+    source = phase.setting("decay_from") or phase.setting("init_from", "")
+    for place in near(phase.folder, source):
         for level, folder in enumerate((place, *place.parents)[:_LEVELS]):
             if (folder / LOG).is_file() and (folder / RECORD).is_file():
                 return _read(folder, _step_in(place, level))

@@ -8,8 +8,9 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-from ds_bert.config import MAX_MICRO_BATCH, MICRO_BATCH, check_keys
+from ds_bert.config import MAX_MICRO_BATCH, MICRO_BATCH
 from ds_bert.errors import ConfigurationError, require
+from ds_bert.strict_json import check_keys
 
 MAX_BATCH = 2**24  # sequences of a step; each rank lists all of them
 AUTO = "auto"  # as micro-batch size: to be measured (micro_batch.py)
@@ -247,7 +248,7 @@ def resolve_engine_config(recipe: dict[str, Any], batch: BatchPlan) -> dict[str,
     if has_fp32_sums(config):
         # Else each gradient is kept until the end of the backward pass, and zeroed afterwards;
         config["bf16"].setdefault("immediate_grad_update", True)
-        # and sums are rounded to bf16 before they are added over ranks, even over one.
+        # and sums are rounded to bf16 before they are added over ranks.
         config.setdefault("communication_data_type", "fp32")
     return config
 

@@ -71,6 +71,17 @@ def test_time_is_left_for_the_step_and_the_save(monkeypatch):
         assert asked(request) == "max_time"
 
 
+def test_time_is_left_for_a_save_in_flight_as_well(monkeypatch):
+    monkeypatch.setattr(stop, "_age", lambda: 40.0)  # of the 60 s
+    standing.NOW.took.update(save=8.0, step=1.0)
+    request = StopRequest(60.0)
+    with request.looking():
+        time.sleep(0.1)
+        assert not request.reason
+        standing.NOW.saves_beside = True
+        assert asked(request) == "max_time"
+
+
 def test_before_a_save_was_seen_a_share_is_left(monkeypatch):
     monkeypatch.setattr(stop, "_age", lambda: 92.0)
     request = StopRequest(100.0)  # 7.5 s for the save

@@ -45,6 +45,15 @@ def test_two_phases(tmp_path, monkeypatch, place):
     assert list(marks([first, last])) == [("phase 2 begins", length)]
 
 
+def test_a_branch_counts_the_steps_of_its_run(tmp_path):
+    write_run(tmp_path / "stable")
+    rows = [train_row(step) for step in (610, 620)]
+    source = str(tmp_path / "stable/checkpoints/step_600")
+    stable, branch = read_phases(write_run(tmp_path / "branch", rows, decay_from=source))
+    assert (stable.step, branch.first, branch.step) == (600, 0, 620)
+    assert list(marks([stable, branch])) == [("phase 2 begins", 600)]
+
+
 def test_a_model_from_elsewhere_is_no_phase(tmp_path):
     run = write_run(tmp_path / "run", healthy_rows(50), init_from="google-bert/bert-base-uncased")
     assert len(read_phases(run)) == 1
