@@ -6,6 +6,7 @@ likes. Text stays text. The same chart gives the same bytes.
 
 import importlib.util
 import io
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -136,6 +137,7 @@ def draw(
         width: of the drawing, in pixels.
         height: of a panel of lines; one of bars is as high as they need.
     """
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of its caches
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -2,6 +2,8 @@
 
 import math
 import re
+import subprocess
+import sys
 from xml.etree import ElementTree
 
 import pytest
@@ -120,3 +122,12 @@ def test_long_lines_are_thinned():
 def test_many_values_of_nothing():
     assert "<svg" in draw(Lines([Line("a", [1], [2.0])]), "one point")
     assert "<svg" in draw(Bars([Bar("a", 0, "0")]), "no length") and charts.is_available()
+
+
+def test_they_cost_nothing_before_there_is_a_page():
+    code = """
+import sys, ds_bert.preprocessing.figures, ds_bert.run_report.page, ds_bert.run_report.background
+assert not {"matplotlib", "jinja2"} & set(sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
