@@ -16,7 +16,7 @@ ROOMS = (
     *("errors", "files", "progress", "strict_json", "config", "recipes", "compiled", "retries"),
     *("launcher", "distributed"),
     *("rng", "text", "tokenizer", "dataset", "staging"),
-    *("instances", "reports", "preprocessing", "bridges"),
+    *("instances", "reports", "run_report", "preprocessing", "bridges"),
     *("deepspeed_files", "dialects", "preflight"),
     *("model", "optim", "checkpoint", "weights", "evaluation", "guards", "divergence"),
     *("costs", "training"),

@@ -118,6 +118,7 @@ def as_record(plan: Plan) -> dict[str, Any]:
         "optimizer": plan.optimizer,
         "batch": asdict(plan.batch),
         "model_config": plan.model_config.to_diff_dict(),
+        "num_parameters": plan.num_parameters,
         "facts": plan.facts,
     }
 
