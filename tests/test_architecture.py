@@ -17,7 +17,8 @@ ROOMS = (
     *("launcher", "distributed"),
     *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing", "bridges"),
     *("deepspeed_files", "dialects", "preflight"),
-    *("model", "optim", "checkpoint", "weights", "evaluation", "guards", "divergence", "training"),
+    *("model", "optim", "checkpoint", "weights", "evaluation", "guards", "divergence"),
+    *("costs", "training"),
     *("launching", "commands"),
     *("train", "evaluate"),  # doors
 )

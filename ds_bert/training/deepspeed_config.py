@@ -248,7 +248,7 @@ def resolve_engine_config(recipe: dict[str, Any], batch: BatchPlan) -> dict[str,
     if has_fp32_sums(config):
         # Else each gradient is kept until the end of the backward pass, and zeroed afterwards;
         config["bf16"].setdefault("immediate_grad_update", True)
-        # and sums are rounded to bf16 before they are added over ranks, even over one.
+        # and sums are rounded to bf16 before they are added over ranks.
         config.setdefault("communication_data_type", "fp32")
     return config
 

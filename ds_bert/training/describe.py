@@ -7,6 +7,7 @@ from ds_bert import distributed
 from ds_bert.checkpoint.facts import DECAY_START, layout
 from ds_bert.checkpoint.folder import Checkpoint
 from ds_bert.config import TrainingConfig
+from ds_bert.costs.interval import DAY, best_interval, copy_seconds, save_seconds
 from ds_bert.model import pretrained
 from ds_bert.training.deepspeed_config import precision, zero_stage
 from ds_bert.training.plan import Plan, checkpoint_bytes, copy_bytes
@@ -48,6 +49,7 @@ def describe(plan: Plan) -> str:
         "precision": _precision(plan),
         "checkpoint": f"about {checkpoint_bytes(plan) / 1e6:,.0f} MB each, "
         f"{config.keep_checkpoints} kept in {config.output_dir}/checkpoints{_beside(plan)}",
+        "saving": _saving(plan),
     }
     return "\n".join(f"{name:>16}: {text}" for name, text in rows.items())
 
@@ -62,6 +64,20 @@ def _beside(plan: Plan) -> str:
     """How checkpoints are written, where that is beside training."""
     copied = f", written beside training from a copy of {copy_bytes(plan) / 1e6:,.0f} MB"
     return copied * plan.config.async_save
+
+
+def _saving(plan: Plan) -> str:
+    """How often is best (docs/scaling.md), for hosts that fail often and for such that do not."""
+    if plan.config.async_save:
+        save = copy_seconds(copy_bytes(plan))
+    else:
+        save = save_seconds(checkpoint_bytes(plan))
+    hosts = max(1, plan.batch.world_size // distributed.ranks_on_this_machine())
+    often, seldom = (best_interval(save, days * DAY / hosts) / 60 for days in (1, 30))
+    return (
+        f"best every {often:,.0f} minutes if a host fails once a day, {seldom:,.0f} if once a "
+        f"month ({hosts} host{'s' * (hosts > 1)}, {save:,.1f} s a save)"
+    )
 
 
 def _schedule(config: TrainingConfig) -> str:

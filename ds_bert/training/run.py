@@ -26,6 +26,7 @@ from ds_bert.guards.watchdog import Watchdog
 from ds_bert.model import pretrained
 from ds_bert.optim.bf16_optimizer import waitless
 from ds_bert.optim.optimizers import build_optimizer
+from ds_bert.optim.scatter import scatter_gradients
 from ds_bert.optim.schedules import build_scheduler
 from ds_bert.preflight import software
 from ds_bert.training import micro_batch
@@ -131,6 +132,7 @@ def build_engine(plan: Plan, device: torch.device) -> tuple[Any, torch.optim.Opt
         engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, lr_scheduler=scheduler, config=plan.engine_config
         )
+    scatter_gradients(engine)
     plan.optimizer_entry.bind(optimizer)
     return engine, optimizer
 
