@@ -90,7 +90,7 @@ def _saving(plan: Plan) -> str:
 def _schedule(config: TrainingConfig) -> str:
     """Its form, and whatever differs from the defaults."""
     parts = [f"{config.lr_scheduler_type}, warm-up {config.num_warmup_steps:,} steps"]
-    usual = {item.name: item.default for item in fields(config)}
+    usual = {item.name: item.default for item in fields(config)} | {"decay_steps": 0}
     for name, value in config.schedule.items():
         if name not in ("lr_scheduler_type", "max_steps", "warmup_steps") and value != usual[name]:
             parts.append(f"{name} {value}")
