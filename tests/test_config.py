@@ -136,6 +136,31 @@ def test_impossible_batch_names_what_is_possible():
     plan_batch({"train_batch_size": 30, "train_micro_batch_size_per_gpu": 3}, 2)
 
 
+@pytest.mark.parametrize(
+    ("batch", "micro", "world_size", "expected"),
+    [
+        (96, 8, 4, (8, 3)),
+        (96, 8, 3, (8, 4)),
+        (96, 8, 2, (8, 6)),
+        (60, 8, 2, (6, 5)),  # 30 sequences a rank: 8 and 7 do not divide them
+        (14, 8, 2, (7, 1)),
+        (22, 5, 2, (1, 11)),
+        (4, 64, 2, (2, 1)),
+        (96, "auto", 3, (1, 32)),  # measured later, on a share of 32
+    ],
+)
+def test_an_elastic_batch_fits_the_ranks(batch, micro, world_size, expected):
+    recipe = {"train_batch_size": batch, "train_micro_batch_size_per_gpu": micro}
+    found = plan_batch(recipe, world_size, is_elastic=True)
+    assert (found.micro_batch_size, found.accumulation_steps) == expected
+    assert found.train_batch_size == batch == expected[0] * expected[1] * world_size
+
+
+def test_an_elastic_batch_still_divides_by_the_ranks():
+    with pytest.raises(ConfigurationError, match="impossible batch"):
+        plan_batch({"train_batch_size": 8, "train_micro_batch_size_per_gpu": 2}, 3, True)
+
+
 @pytest.mark.parametrize("value", [None, 0, "auto", 1.5, True])
 def test_batch_sizes_are_whole_numbers(value):
     with pytest.raises(ConfigurationError, match="expected a whole number"):

@@ -77,7 +77,7 @@ def parse_command_line(
     parser = _parser(prog, is_own)
     start = _own_start(parser, argv) if is_own else _foreign_start(argv)
     flags = parser.parse_args(start.argv)
-    recipe, section = _in_our_terms(start, flags.scale_train_batch_size, world_size)
+    recipe, section = _in_our_terms(start, flags, world_size)
     parser.set_defaults(**section)
     values = vars(parser.parse_args(start.argv))
     for part in ("warmup", "decay"):
@@ -139,14 +139,15 @@ def _foreign_start(argv: list[str]) -> Start:
 
 
 def _in_our_terms(
-    start: Start, batch: int | None, num_ranks: int | None
+    start: Start, flags: argparse.Namespace, num_ranks: int | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A recipe in ds_bert's terms, scaled if a batch is given; rank 0 tells what was changed."""
     check_keys(start.section, _FIELDS, f'section "{SECTION}"')
     rank, world_size = launcher.place()
-    recipe, section, notes = translate(start.recipe, start.section, num_ranks or world_size)
-    if batch is not None:
-        recipe, section = recipes.scale(recipe, section, batch)
+    section = start.section | ({"elastic_batch": True} if flags.elastic_batch else {})
+    recipe, section, notes = translate(start.recipe, section, num_ranks or world_size)
+    if flags.scale_train_batch_size is not None:
+        recipe, section = recipes.scale(recipe, section, flags.scale_train_batch_size)
         notes.append(section["description"])
     for note in notes if rank == 0 else ():
         print(f"note: {note}", flush=True)

@@ -38,6 +38,7 @@ def describe(plan: Plan) -> str:
         "validation data": f"{config.validation_data}: {len(validation.rows):,} instances"
         if validation
         else "none",
+        **({"local data": _local_data(plan)} if config.local_data else {}),
         **({"corpora": corpora} if corpora else {}),
         "masks": "stored in the data set" if table.masks else str(plan.masks),
         "batch": f"train_batch_size {plan.batch.train_batch_size:,}, micro-batch to be measured"
@@ -52,6 +53,12 @@ def describe(plan: Plan) -> str:
         "saving": _saving(plan),
     }
     return "\n".join(f"{name:>16}: {text}" for name, text in rows.items())
+
+
+def _local_data(plan: Plan) -> str:
+    if plan.config.dry_run:
+        return f"to be copied to {plan.config.local_data} on each host"
+    return str(plan.train_table.store.folder)
 
 
 def _before(plan: Plan, checkpoint: Checkpoint) -> str:
@@ -83,7 +90,7 @@ def _saving(plan: Plan) -> str:
 def _schedule(config: TrainingConfig) -> str:
     """Its form, and whatever differs from the defaults."""
     parts = [f"{config.lr_scheduler_type}, warm-up {config.num_warmup_steps:,} steps"]
-    usual = {item.name: item.default for item in fields(config)}
+    usual = {item.name: item.default for item in fields(config)} | {"decay_steps": 0}
     for name, value in config.schedule.items():
         if name not in ("lr_scheduler_type", "max_steps", "warmup_steps") and value != usual[name]:
             parts.append(f"{name} {value}")
@@ -111,12 +118,13 @@ def as_record(plan: Plan) -> dict[str, Any]:
         "optimizer": plan.optimizer,
         "batch": asdict(plan.batch),
         "model_config": plan.model_config.to_diff_dict(),
+        "num_parameters": plan.num_parameters,
         "facts": plan.facts,
     }
 
 
 # Paths, which may differ between hosts; what they lead to is compared.
-_PATHS = {"model", "train_data", "validation_data", "output_dir"}
+_PATHS = {"model", "train_data", "validation_data", "local_data", "output_dir"}
 _PATHS |= {"resume", "init_from", "decay_from"}
 
 
