@@ -5,20 +5,15 @@ The head is what the Hugging Face hub reads (`ModelCardData`); the rest is for p
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import ModelCardData
 
-from ds_bert import __version__, files
-from ds_bert.errors import DataError
+from ds_bert import __version__
+from ds_bert.exporting.figures import Rows, course, draw_losses, evaluation, for_the_hub, table
 from ds_bert.exporting.source import ExportSource
 
-Rows = dict[str, Any]
-_FIGURES = ("mlm_loss", "perplexity", "mlm_accuracy")
-_OF_PAIRS = ("nsp_loss", "nsp_accuracy", "sop_loss", "sop_accuracy")
-_MAX_ROWS = 10  # of the course of validation
 USE = """\
 ```python
 from transformers import pipeline
@@ -26,6 +21,7 @@ from transformers import pipeline
 fill_mask = pipeline("fill-mask", model="{name}")
 ```"""
 USE_EMBEDDINGS = """
+
 Embeddings, the mean over the last hidden states. The model was not trained to compare sentences:
 fine-tune it for that first.
 
@@ -34,26 +30,6 @@ from sentence_transformers import SentenceTransformer
 
 embeddings = SentenceTransformer("{name}").encode(["One sentence.", "Another one."])
 ```"""
-
-
-def read_metrics(file: str) -> dict[str, Any]:
-    """The JSON of `ds-bert evaluate`.
-
-    Raises:
-        DataError: not readable, or none of its figures in it.
-    """
-    try:
-        metrics = files.parse_json(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"--metrics {file}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise DataError(f"--metrics {file}: not valid JSON ({error})") from None
-    if not isinstance(metrics, dict) or "mlm_loss" not in metrics:
-        raise DataError(
-            f"--metrics {file}: found no mlm_loss, expected what ds-bert evaluate prints; make it "
-            "anew: ds-bert evaluate --checkpoint RUN > FILE"
-        )
-    return metrics
 
 
 def write_card(
@@ -79,7 +55,8 @@ def write_card(
     """
     is_embedder = (folder / "modules.json").is_file()
     use = USE + USE_EMBEDDINGS * is_embedder
-    found = metrics or (source.validations or [{}])[-1]
+    validations = [row for row in source.rows if row.get("kind") == "validation"]
+    found = metrics or (validations or [{}])[-1]
     tags = ["bert", "fill-mask", "ds_bert", *["sentence-transformers"] * is_embedder]
     head = ModelCardData(
         language=language,
@@ -88,17 +65,18 @@ def write_card(
         pipeline_tag="fill-mask",
         tags=tags,
         model_name=name,
-        eval_results=_results(found) or None,
+        eval_results=for_the_hub(found) or None,
     )
+    losses = (evaluation(found), draw_losses(folder, source.rows), course(source.rows))
     sections = [
         f"---\n{head.to_yaml().strip()}\n---",
         f"# {name}",
         _summary(source),
-        _table(_facts(source.folder / "README.md")),
+        table(_facts(source.folder / "README.md")),
         use.format(name=name),
-        *_section("Training", _table(_training(source)), _recipe(source)),
-        *_section("Data", _table(_data(source))),
-        *_section("Evaluation", _evaluation(source, found, metrics), _course(source.validations)),
+        *_section("Training", table(_training(source)), _recipe(source)),
+        *_section("Data", table(_data(source))),
+        *_section("Evaluation", *losses),
         *_section("Checked", "\n".join(f"* {line}" for line in checked)),
         *_section("Licence", license or "Not stated."),
     ]
@@ -190,64 +168,5 @@ def _data(source: ExportSource) -> Rows:
     return rows
 
 
-def _evaluation(source: ExportSource, found: dict[str, Any], metrics: Any) -> str:
-    if "mlm_loss" not in found:
-        return ""
-    intervals = found.get("intervals") or {}
-    rows = {name: found[name] for name in (*_FIGURES, *_OF_PAIRS) if name in found}
-    shown = {name: f"{value:.4f}{_interval(intervals.get(name))}" for name, value in rows.items()}
-    step = "" if metrics else f" at step {found['step']}"
-    counts = f"{found['num_sequences']:,} sequences, " if "num_sequences" in found else ""
-    masked = f", {found['masked_share']:.1%} masked" if "masked_share" in found else ""
-    about = f"On {counts}held-out text{step}{masked}. Losses in nats."
-    if intervals:
-        about += " Brackets: 95 % bootstrap intervals by document."
-    return f"{about}\n\n{_table(shown)}"
-
-
-def _interval(ends: Any) -> str:
-    is_known = isinstance(ends, list) and len(ends) == 2 and None not in ends
-    return f" [{ends[0]:.4f}, {ends[1]:.4f}]" if is_known else ""
-
-
-def _course(rows: list[dict[str, Any]]) -> str:
-    """The validations of the run, evenly spread and with the last one; none where there is one."""
-    if len(rows) < 2:
-        return ""
-    count = min(_MAX_ROWS, len(rows))
-    chosen = [rows[round(n * (len(rows) - 1) / (count - 1))] for n in range(count)]
-    names = [name for name in ("step", *_FIGURES, *_OF_PAIRS) if name in rows[-1]]
-    lines = [[f"{_cell(row.get(name))}" for name in names] for row in chosen]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [names, ["---"] * len(names), *lines])
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else f"{'' if value is None else value}"
-
-
-def _results(found: dict[str, Any]) -> list[EvalResult]:
-    about: Rows = {
-        "task_type": "fill-mask",
-        "dataset_type": "held-out",
-        "dataset_name": "held-out text",
-    }
-    kinds = {"perplexity": "perplexity", "mlm_accuracy": "accuracy"}
-    return [
-        EvalResult(**about, metric_type=kind, metric_name=name, metric_value=found[name])
-        for name, kind in kinds.items()
-        if found.get(name) is not None
-    ]
-
-
 def _listed(values: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
-
-
-def _table(rows: Rows) -> str:
-    return "\n".join(_lines(rows)) if rows else ""
-
-
-def _lines(rows: Rows) -> Iterator[str]:
-    yield from ("| | |", "|---|---|")
-    for name, value in rows.items():
-        yield f"| {name} | {str(value).replace('|', '/')} |"

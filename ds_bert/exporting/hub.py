@@ -8,7 +8,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 from ds_bert.errors import ConfigurationError
 
 # What an earlier push may have had and this one lacks; files of others in the repository stay.
-_OURS = ["*.safetensors*", "*.onnx*", "modules.json", "1_Pooling/*", "sentence_bert_config.json"]
+_OURS = ["*.safetensors*", "*.onnx*", "modules.json", "1_Pooling/*"]
+_OURS += ["sentence_bert_config.json", "losses.svg"]
 _PROBLEMS = (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError, ValueError)
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from ds_bert.errors import require
 from ds_bert.exporting import hub
-from ds_bert.exporting.card import read_metrics, write_card
+from ds_bert.exporting.card import write_card
 from ds_bert.exporting.checks import Report, check, report
 from ds_bert.exporting.embeddings import write_sentence_transformers
+from ds_bert.exporting.figures import read_metrics
 from ds_bert.exporting.onnx_file import require_onnx
 from ds_bert.exporting.same_files import write_special_tokens
 from ds_bert.exporting.source import FILES, ExportSource, find_source, require_free

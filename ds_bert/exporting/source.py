@@ -32,7 +32,7 @@ class ExportSource:
         vocabulary: its tokens.
         do_lower_case: how its text was treated: as the data set says, else the tokenizer's files.
         record: content of the run's config.json; empty outside a run.
-        validations: validation rows of the run's log up to the step.
+        rows: of the run's log, up to the step.
         stores: by "validation" and "train" the run's data sets, those that are in reach.
     """
 
@@ -43,7 +43,7 @@ class ExportSource:
     vocabulary: Vocabulary
     do_lower_case: bool
     record: dict[str, Any] = field(default_factory=dict)
-    validations: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
     stores: dict[str, TokenStore] = field(default_factory=dict)
 
     @property
@@ -128,7 +128,7 @@ def find_source(path: str, data: str | None = None) -> ExportSource:
         vocabulary,
         own,
         record,
-        [] if run is None or step is None else _validations(run, step),
+        [] if run is None or step is None else _read_rows(run, step),
         stores,
     )
 
@@ -154,13 +154,13 @@ def _open_stores(data: str | None, settings: dict[str, Any]) -> dict[str, TokenS
     return stores
 
 
-def _validations(run: Path, step: int) -> list[dict[str, Any]]:
+def _read_rows(run: Path, step: int) -> list[dict[str, Any]]:
     try:
         lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         rows = [files.parse_json(line) for line in lines]
     except (OSError, ValueError):
         return []
-    return [row for row in rows if row.get("kind") == "validation" and row["step"] <= step]
+    return [row for row in rows if row.get("step", step + 1) <= step]
 
 
 def require_free(final: Path, overwrite: bool) -> None:

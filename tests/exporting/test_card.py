@@ -1,6 +1,7 @@
 """The model card: what the run has recorded, and nothing of the machine."""
 
 import json
+from xml.etree import ElementTree
 
 import pytest
 from data_util import exit_code
@@ -45,6 +46,14 @@ def test_text_for_people(card, run):
     assert "| step | mlm_loss | perplexity | mlm_accuracy |" in text
     assert "| 2 | 4.5000 |" in text and "| 6 | 4.5000 |" not in text, "of a later checkpoint"
     assert "* BertTokenizer (fast): 0 sentences differ" in text
+
+
+def test_curves(card, tmp_path):
+    pytest.importorskip("matplotlib")
+    assert "![Losses by optimizer step](losses.svg)" in card().text
+    picture = ElementTree.parse(tmp_path / "my-bert/losses.svg")
+    texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"masked-LM loss", "train", "validation"} <= set(texts)
 
 
 def test_nothing_of_the_machine_or_the_text(card, tmp_path):
