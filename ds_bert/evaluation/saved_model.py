@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ds_bert import distributed, files
-from ds_bert.checkpoint.folder import CHECKPOINTS
+from ds_bert.checkpoint.folder import run_of
 from ds_bert.checkpoint.verify import find_model
 from ds_bert.config import MAX_MICRO_BATCH
 from ds_bert.dataset.options import MLM, MLM_NSP, MLM_SOP
@@ -134,8 +134,7 @@ def _newest_run() -> Path:
 
 def _run_settings(path: Path) -> dict[str, Any]:
     """The "ds_bert" section of the run that `path` belongs to; empty outside a run."""
-    for folder in (path, path.parent, path.parent.parent):
-        record = folder / "config.json"
-        if (folder / CHECKPOINTS).is_dir() and record.is_file():
-            return files.parse_json(record.read_text(encoding="utf-8"))["ds_bert"]
-    return {}
+    run = run_of(path)
+    if run is None or not (run / "config.json").is_file():
+        return {}
+    return files.parse_json((run / "config.json").read_text(encoding="utf-8"))["ds_bert"]

@@ -19,6 +19,7 @@ from ds_bert.exporting.same_model import (
 from ds_bert.exporting.same_tokens import CHARACTERS, Parity, compare_tokenizers, sentences
 from ds_bert.exporting.source import ExportSource
 from ds_bert.model.batch import Batch
+from ds_bert.progress import Progress
 
 Report = list[tuple[str, str]]
 _SHOWN_CHARACTERS = 8
@@ -61,14 +62,19 @@ def check(
     texts = sentences(text, source.store, source.vocabulary)
     casing, positions = source.do_lower_case, source.config.max_position_embeddings
     check_files(folder, source.vocabulary, casing, positions)
-    with quiet_transformers(), torch.random.fork_rng():  # heads that a class adds are random
+    # Heads that a class adds are random.
+    with quiet_transformers(), torch.random.fork_rng(), Progress("comparing") as progress:
         batch = sample(source)
         own = own_outputs(source, batch)
-        found = compare_with_stock(source, folder, own, batch)
+        progress.update(0.2)
+        found = compare_with_stock(folder, own, batch)
+        progress.update(0.5)
         if onnx:
             write_onnx(folder, source)
             found += compare_with_onnx(folder, own, batch)
+        progress.update(0.8)
         parities = compare_tokenizers(folder, source.vocabulary, casing, texts)
+        progress.update(1.0)
     return Checked(batch, own, found, parities, _text(source, text))
 
 

@@ -147,11 +147,10 @@ def _load_stock(auto_class: Any, folder: Path, has_pooler: bool) -> Any:
     return model
 
 
-def compare_with_stock(source: ExportSource, folder: Path, own: Outputs, batch: Batch) -> list:
+def compare_with_stock(folder: Path, own: Outputs, batch: Batch) -> list[Difference]:
     """Differences of stock transformers on an exported folder to our own model.
 
     Args:
-        source: of the export.
         folder: the export.
         own: see `own_outputs`.
         batch: what `own` was computed of.

@@ -114,11 +114,13 @@ def find_source(path: str, data: str | None = None) -> ExportSource:
     step = None if checkpoint is None else checkpoint.step
     run = None if checkpoint is None else run_of(checkpoint.folder)
     record = _read_record(run)
-    stores = _open_stores(data, record.get("ds_bert", {}))
-    for store in stores.values():
-        check_vocabulary(str(folder), store.vocabulary)
     vocabulary, casing = read_tokenizer(folder)
     assert vocabulary is not None  # vocab.txt is there
+    if data is None:
+        stores = _stores_of(record.get("ds_bert", {}), vocabulary)
+    else:
+        stores = {"validation": TokenStore.open(data)}
+        check_vocabulary(str(folder), stores["validation"].vocabulary)
     own = next((store.do_lower_case for store in stores.values()), bool(casing))
     return ExportSource(
         path,
@@ -142,16 +144,15 @@ def _read_record(run: Path | None) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _open_stores(data: str | None, settings: dict[str, Any]) -> dict[str, TokenStore]:
-    if data is not None:
-        return {"validation": TokenStore.open(data)}
+def _stores_of(settings: dict[str, Any], vocabulary: Vocabulary) -> dict[str, TokenStore]:
+    """The run's data sets as far as they are in reach, and are still those of its vocabulary."""
     stores = {}
     for name in ("validation", "train"):
         try:
             stores[name] = TokenStore.open(settings.get(f"{name}_data") or "")
         except DataError:  # on another machine, or removed since
             continue
-    return stores
+    return {n: store for n, store in stores.items() if store.vocabulary.sha256 == vocabulary.sha256}
 
 
 def _read_rows(run: Path, step: int) -> list[dict[str, Any]]:

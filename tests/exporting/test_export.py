@@ -56,8 +56,18 @@ def test_without_the_data_random_tokens_are_compared(data, tmp_path, capsys):
     (run / "config.json").write_text(json.dumps(record))
     assert exit_code(main, "--checkpoint", run, "--output_dir", tmp_path / "model") == 0
     shown = capsys.readouterr().out
-    assert "random tokens; its data are not in reach" in shown
+    assert "2 sequences, 42 tokens of random tokens; its data are not in reach" in shown
     assert "words of the vocabulary" in shown
+
+
+def test_data_that_were_made_anew_with_another_vocabulary(data, golden, tmp_path, capsys):
+    run = make_run(tmp_path, data)
+    other = data_of(tmp_path, golden, vocab_file=golden / "vocab/cased_vocab.txt")
+    record = json.loads((run / "config.json").read_text())
+    record["ds_bert"] |= {"validation_data": str(other), "train_data": str(other)}
+    (run / "config.json").write_text(json.dumps(record))
+    assert exit_code(main, "--checkpoint", run, "--output_dir", tmp_path / "model") == 0
+    assert "its data are not in reach" in capsys.readouterr().out
 
 
 def _changes_weights(folder):
