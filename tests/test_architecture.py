@@ -14,7 +14,7 @@ HOUSE = ROOT / "ds_bert"
 ROOMS = (
     # Single files, for all.
     *("errors", "files", "progress", "config", "recipes", "compiled", "retries"),
-    *("launcher", "distributed"),
+    *("launcher", "distributed", "trackers"),
     *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing", "bridges"),
     *("deepspeed_files", "dialects", "preflight"),
     *("model", "optim", "checkpoint", "weights", "evaluation", "guards", "divergence", "training"),

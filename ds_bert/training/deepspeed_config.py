@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ds_bert.config import MAX_MICRO_BATCH, MICRO_BATCH, check_keys
+from ds_bert.deepspeed_files.keys import MONITORS
 from ds_bert.errors import ConfigurationError, require
 
 MAX_BATCH = 2**24  # sequences of a step; each rank lists all of them
@@ -55,15 +56,12 @@ ALLOWED_KEYS: dict[str, set[str] | None] = {
     "dump_state": None,
     "comms_logger": None,
     "flops_profiler": None,
-    "tensorboard": None,
-    "wandb": None,
-    "comet": None,
-    "csv_monitor": None,
 }
 _ELSEWHERE = {
     "gradient_accumulation_steps": "it is derived from train_batch_size, "
     "train_micro_batch_size_per_gpu and the number of ranks",
     "scheduler": 'use lr_scheduler_type and warmup_* in the section "ds_bert"',
+    **MONITORS,
 }
 
 

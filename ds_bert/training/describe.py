@@ -8,6 +8,7 @@ from ds_bert.checkpoint.facts import layout
 from ds_bert.checkpoint.folder import Checkpoint
 from ds_bert.config import TrainingConfig
 from ds_bert.model import pretrained
+from ds_bert.trackers.names import resolve
 from ds_bert.training.deepspeed_config import precision, zero_stage
 from ds_bert.training.plan import Plan, checkpoint_bytes
 
@@ -46,6 +47,7 @@ def describe(plan: Plan) -> str:
         "precision": _precision(plan),
         "checkpoint": f"about {checkpoint_bytes(plan) / 1e6:,.0f} MB each, "
         f"{config.keep_checkpoints} kept in {config.output_dir}/checkpoints",
+        "trackers": _trackers(config),
     }
     return "\n".join(f"{name:>16}: {text}" for name, text in rows.items())
 
@@ -54,6 +56,11 @@ def _before(plan: Plan, checkpoint: Checkpoint) -> str:
     """How a checkpoint lies that has to be cut anew; nothing where it is as in this run."""
     before, now = layout(checkpoint.facts), layout(plan.facts)
     return f", of {before}, for {now}" * (before != now)
+
+
+def _trackers(config: TrainingConfig) -> str:
+    names = resolve(config.report_to) if distributed.rank() == 0 else []  # only it needs them
+    return ", ".join(names) or "none"
 
 
 def _schedule(config: TrainingConfig) -> str:

@@ -28,6 +28,9 @@ class RunLog:
         max_steps: optimizer steps in all.
         device: of this rank; its memory and share of its peak are told.
         flops: operations that a batch takes.
+
+    Attributes:
+        listeners: called on rank 0 with kind, step and values of each row.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class RunLog:
         self._device, self._flops_of, self._peak = device, flops, peak_flops(device)
         self._bar: Progress | None = None
         self._unwritten: list[str] = []  # rows that a full disk did not take
+        self.listeners: list[Callable[[str, int, dict[str, Any]], None]] = []
         self._forget()
         self._since = time.monotonic()
         self._start, self._first_step = self._since, step
@@ -135,6 +139,8 @@ class RunLog:
                 f"warning: {self._path} cannot be written ({error.strerror}); training goes on, "
                 "the rows follow when it can"
             )
+        for listener in self.listeners:
+            listener(kind, self._step, row)
 
 
 def _training_line(step: int, max_steps: int, row: dict[str, Any], eta: float) -> str:
