@@ -3,14 +3,19 @@
 from dataclasses import asdict, fields
 from typing import Any
 
+import numpy as np
+
 from ds_bert import distributed
 from ds_bert.checkpoint.facts import layout
 from ds_bert.checkpoint.folder import Checkpoint
 from ds_bert.config import TrainingConfig
+from ds_bert.instances.collate import sequence_lengths
 from ds_bert.model import pretrained
 from ds_bert.trackers.names import resolve
 from ds_bert.training.deepspeed_config import precision, zero_stage
 from ds_bert.training.plan import Plan, checkpoint_bytes
+
+_SAMPLE = 4096  # sequences whose lengths are looked at
 
 
 def describe(plan: Plan) -> str:
@@ -41,7 +46,8 @@ def describe(plan: Plan) -> str:
         "batch": f"train_batch_size {plan.batch.train_batch_size:,}, micro-batch to be measured"
         if plan.micro_batch_is_open
         else str(plan.batch),
-        "steps": f"{config.max_steps:,} = {samples:,} sequences{epochs}",
+        "steps": f"{config.max_steps:,} = {samples:,} sequences{epochs}, about "
+        f"{_num_tokens(plan, samples):,.0f} tokens",
         "schedule": _schedule(config),
         "optimizer": f"{plan.optimizer['type']} {plan.optimizer['params']}, {_clipping(plan)}",
         "precision": _precision(plan),
@@ -50,6 +56,13 @@ def describe(plan: Plan) -> str:
         "trackers": _trackers(config),
     }
     return "\n".join(f"{name:>16}: {text}" for name, text in rows.items())
+
+
+def _num_tokens(plan: Plan, num_samples: int) -> float:
+    """Tokens without padding of a run, to three digits: from samples all over it."""
+    samples = np.linspace(0, num_samples - 1, min(num_samples, _SAMPLE)).astype(np.int64)
+    lengths = sequence_lengths(plan.train_table, plan.order.locate(samples)[0])
+    return float(f"{lengths.mean() * num_samples:.3g}")
 
 
 def _before(plan: Plan, checkpoint: Checkpoint) -> str:

@@ -100,6 +100,8 @@ class RunLog:
         eta = (now - self._start) / max(done, 1) * (self._max_steps - self._step)
         self._forget()
         self._since = now
+        if self._bar is not None:
+            self._bar.tell(f"loss {row['loss']:.4f}")
         distributed.log(_training_line(self._step, self._max_steps, row, eta))
         self._write("train", row)
 
