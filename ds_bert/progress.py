@@ -48,7 +48,7 @@ class Progress:
             print(self._line(), file=sys.stderr, flush=True)
 
     def tell(self, news: str) -> None:
-        """Show this beside the bar, before the rates, which a narrow terminal may have no room for."""
+        """Show this beside the bar; before the rates, as a narrow terminal may lack the room."""
         self._news = news
         self._describe()
 
