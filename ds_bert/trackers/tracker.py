@@ -1,6 +1,8 @@
 """What every tracker is: a copy of metrics.jsonl somewhere else, and how far it has come."""
 
 import json
+import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -66,12 +68,18 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 class Bookmark:
     """How far a tracker has come, kept in `trackers/NAME.json` of the run's folder.
 
+    Args:
+        folder: of the run.
+        name: of the tracker.
+        lag: seconds from a row's successor until the row is safe; 0: it is when it is drawn.
+
     Attributes:
         id: of the run at the tracker, "" for none yet.
-        step: the last that was drawn, -1 for none.
+        step: the last that is safely drawn, -1 for none.
     """
 
-    def __init__(self, folder: Path, name: str):
+    def __init__(self, folder: Path, name: str, lag: float = 0.0):
+        self._lag, self._drawn = lag, deque[tuple[float, int]]()
         self._path = folder / "trackers" / f"{name}.json"
         self.id, self.step = "", -1
         try:
@@ -80,8 +88,29 @@ class Bookmark:
         except (OSError, ValueError, KeyError, TypeError):
             return  # none, or damaged: drawn anew
 
-    def keep(self, id: str, step: int) -> None:
-        """Remember; raises OSError where that cannot be written."""
-        self.id, self.step = id, step
+    def begin(self, id: str) -> None:
+        """The tracker is here; this, as the rest, raises OSError where it cannot be written."""
+        self.id = id
         self._path.parent.mkdir(exist_ok=True)
-        files.write_text(self._path, files.as_json({"id": id, "step": step}) + "\n")
+        self._keep()
+
+    def move(self, step: int) -> None:
+        """All up to this step is drawn."""
+        now = time.monotonic()
+        if not self._drawn or self._drawn[-1][1] < step:
+            self._drawn.append((now, step))
+        while len(self._drawn) > 1 and self._drawn[1][0] <= now - self._lag:
+            self.step = self._drawn.popleft()[1]
+        if not self._lag:
+            self.step = step
+        self._keep()
+
+    def keep_last(self) -> None:
+        """All that was drawn is safe."""
+        if self._drawn:
+            self.step = self._drawn[-1][1]
+            self._keep()
+
+    def _keep(self) -> None:
+        text = files.as_json({"id": self.id, "step": self.step}) + "\n"
+        files.write_text(self._path, text)

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +23,10 @@ TRACKERS: dict[str, Callable[[Start], Tracker]] = {
     "mlflow": Mlflow,
 }
 _FORGETS = {"tensorboard"}  # trackers that take back what lies behind the step of the start
-_PATIENCE = 30.0  # seconds that a tracker has at the end
+# Seconds after which rows are on disk, and not lost if the process is killed, from the next step
+# on: until that the last one waits for more values. Flushed every 15 s.
+_LAGS = {"wandb": 30.0}
+_PATIENCE = 30.0  # seconds that they have at the end, all together
 _MOST = 10_000  # rows that wait for a tracker
 
 
@@ -52,8 +56,9 @@ class Trackers:
     def __exit__(self, *_: object) -> None:
         for feed in self._feeds:
             feed.put_end()
+        end = time.monotonic() + _PATIENCE
         for feed in self._feeds:
-            feed.wait()
+            feed.wait(max(0.0, end - time.monotonic()))
 
 
 class _Feed:
@@ -84,11 +89,11 @@ class _Feed:
         if not self._is_over and not self._rows.full():
             self._rows.put_nowait(None)
 
-    def wait(self) -> None:
-        """Wait for that, though not for ever."""
+    def wait(self, seconds: float) -> None:
+        """Wait for that, at most so long."""
         if self._is_over:
             return
-        self._thread.join(_PATIENCE)
+        self._thread.join(seconds)
         if self._thread.is_alive():
             self._fail(f"it has not answered for {_PATIENCE:.0f} s")
 
@@ -108,7 +113,7 @@ class _Feed:
             self._fail(text.splitlines()[0])
 
     def _feed(self) -> None:
-        kept = Bookmark(self._folder, self._name)
+        kept = Bookmark(self._folder, self._name, _LAGS.get(self._name, 0.0))
         if self._name in _FORGETS:
             kept.step = min(kept.step, self._step)
         elif self._step == 0 or (self._is_branch and kept.step > self._step):
@@ -116,12 +121,14 @@ class _Feed:
         record = load_json(self._folder / "config.json")
         tracker = TRACKERS[self._name](Start(self._folder, self._step, kept.id, record))
         drawn = kept.step
+        kept.begin(tracker.id)
         for step, values in rows.written(self._folder / "metrics.jsonl", drawn, self._step):
             tracker.log(step, values)
-        kept.keep(tracker.id, max(drawn, self._step))
+        kept.move(max(drawn, self._step))
         while (row := self._rows.get()) is not None and not self._is_over:
             step, values = row
             if step > drawn:
                 tracker.log(step, values)
-                kept.keep(tracker.id, step)
+                kept.move(step)
         tracker.close()
+        kept.keep_last()

@@ -14,6 +14,7 @@ import pytest
 from ds_bert.errors import ConfigurationError
 from ds_bert.trackers import trackers as module
 from ds_bert.trackers.names import is_installed, resolve
+from ds_bert.trackers.tracker import Bookmark
 from ds_bert.trackers.trackers import Trackers
 
 CONFIG = {"ds_bert": {"max_steps": 40, "packed": False}, "optimizer": {"params": {"lr": 0.5}}}
@@ -219,6 +220,21 @@ def test_who_goes_back_gets_a_run_of_its_own(tmp_path, fake):
     assert losses[1] == [(50, 50.5)]
     assert losses[2] == [(10, 10.0), (20, 20.0), (30, 30.7)]
     assert losses[3] == [(40, 40.0)]
+
+
+def test_what_a_killed_process_may_have_held_back_is_drawn_again(tmp_path, monkeypatch):
+    """W&B writes every 15 s, and a step when the next one begins."""
+    now = [0.0]
+    monkeypatch.setattr("ds_bert.trackers.tracker.time.monotonic", lambda: now[0])
+    kept = Bookmark(tmp_path, "wandb", lag=30.0)
+    kept.begin("id")
+    safe = []
+    for now[0], step in ((10, 10), (10, 10), (50, 20), (60, 30), (85, 40), (100, 50)):
+        kept.move(step)
+        safe.append(Bookmark(tmp_path, "wandb").step)
+    assert safe == [-1, -1, -1, -1, 10, 20]
+    kept.keep_last()
+    assert Bookmark(tmp_path, "wandb").step == 50
 
 
 def test_rank_0_alone_reports(tmp_path, fake, monkeypatch):
