@@ -49,7 +49,7 @@ def describe(plan: Plan) -> str:
         "steps": f"{config.max_steps:,} = {samples:,} sequences{epochs}, about "
         f"{_num_tokens(plan, samples):,.0f} tokens",
         "schedule": _schedule(config),
-        "optimizer": f"{plan.optimizer['type']} {plan.optimizer['params']}, {_clipping(plan)}",
+        "optimizer": f"{plan.optimizer['type']}, {_options(plan)}, {_clipping(plan)}",
         "precision": _precision(plan),
         "checkpoint": f"about {checkpoint_bytes(plan) / 1e6:,.0f} MB each, "
         f"{config.keep_checkpoints} kept in {config.output_dir}/checkpoints",
@@ -84,6 +84,11 @@ def _schedule(config: TrainingConfig) -> str:
         if name not in ("lr_scheduler_type", "max_steps", "warmup_steps") and value != usual[name]:
             parts.append(f"{name} {value}")
     return ", ".join(parts)
+
+
+def _options(plan: Plan) -> str:
+    set_ones = {k: v for k, v in plan.optimizer["params"].items() if v is not None}
+    return ", ".join(f"{name} {value}" for name, value in set_ones.items())
 
 
 def _clipping(plan: Plan) -> str:
