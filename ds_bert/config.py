@@ -5,17 +5,14 @@ and a section "ds_bert" with the fields of `TrainingConfig`. Neither torch nor D
 imported here, so `--help` and configuration errors come at once.
 """
 
-import json
 import math
 import re
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from ds_bert.errors import ConfigurationError, require, suggest
-from ds_bert.files import parse_json
+from ds_bert.errors import ConfigurationError, require
 
 SECTION = "ds_bert"
 MAX_MICRO_BATCH = 2**15  # sequences: the tokens of a batch are counted in 32 bits
@@ -60,9 +57,9 @@ class TrainingConfig:
     output_dir: str = option("runs/default", "folder of this run")
     max_seq_length: int = option(128, "which instances of the data set to train on, tokens")
     max_steps: int = option(10_000, "optimizer steps in all; the schedule ends there")
-    lr_scheduler_type: Literal["linear", "poly", "google", "constant", "cosine", "exponential"] = (
-        option("linear", "learning rate schedule (docs/training.md)")
-    )
+    lr_scheduler_type: Literal[
+        "linear", "poly", "google", "constant", "cosine", "exponential", "wsd"
+    ] = option("linear", "learning rate schedule (docs/training.md)")
     warmup_steps: int | None = option(None, "optimizer steps of warm-up")
     warmup_proportion: float | None = option(None, "warm-up as a share of max_steps, 0 to 1")
     warmup_type: Literal["linear", "log"] = option("linear", "form of the warm-up")
@@ -72,6 +69,9 @@ class TrainingConfig:
     min_lr_ratio: float = option(0.0, "rate at which the decay ends, by the peak rate")
     decay_rate: float | None = option(None, "exponential: factor of the rate in decay_step steps")
     decay_step: int | None = option(None, "exponential: optimizer steps of that factor")
+    decay_steps: int | None = option(None, "wsd: optimizer steps of the decay at the end")
+    decay_proportion: float | None = option(None, "wsd: the decay as a share of max_steps, 0 to 1")
+    decay_type: Literal["1-sqrt", "linear", "cosine"] = option("1-sqrt", "wsd: form of the decay")
     masking: Literal["dynamic", "static"] = option(
         "dynamic", "new masks every epoch, or the same masks in every epoch"
     )
@@ -109,6 +109,7 @@ class TrainingConfig:
     )
     save_interval: int = option(500, "optimizer steps between two checkpoints; 0: only at the end")
     save_minutes: float = option(0.0, "save also so long after the last save; 0: by steps only")
+    async_save: bool = option(True, "write checkpoints beside training, from copies in memory")
     keep_checkpoints: int = option(3, "keep the newest this many checkpoints, at least 2")
     keep_every: int = option(
         0, "keep the checkpoints of every this many steps for ever; 0: none for that reason"
@@ -130,6 +131,9 @@ class TrainingConfig:
     max_time: str = option(
         "", 'minutes or hh:mm:ss of this process, by which it has saved and stopped; "": no limit'
     )
+    decay_from: str | None = option(
+        None, "wsd: go on from this checkpoint of another run, and end after decay_steps"
+    )
     resume: str = option(
         "auto",
         "auto: go on from the newest good checkpoint of output_dir; none: start anew; "
@@ -147,6 +151,9 @@ class TrainingConfig:
     )
     packed: bool = option(
         False, "deal sequences out so that micro-batches have nearly the same number of tokens"
+    )
+    elastic_batch: bool = option(
+        False, "train_micro_batch_size_per_gpu is a limit: the largest size that fits the ranks"
     )
     compile_layers: Literal["auto", "on", "off"] = option(
         "auto", "fuse each layer's element-wise work with torch.compile; auto: on a GPU"
@@ -191,16 +198,21 @@ class TrainingConfig:
             )
 
     def _check_warmup(self) -> None:
-        steps, share = self.warmup_steps, self.warmup_proportion
+        self._check_share("warmup")
+        is_long = self.num_warmup_steps <= self.max_steps
+        expected = f"between 0 and max_steps ({self.max_steps})"
+        require(is_long, "warmup_steps", self.num_warmup_steps, expected)
+
+    def _check_share(self, part: str) -> None:
+        """Steps, or their share of all steps, or neither."""
+        steps, share = getattr(self, f"{part}_steps"), getattr(self, f"{part}_proportion")
         if steps is not None and share is not None:
             raise ConfigurationError(
-                f"warmup_steps ({steps}) and warmup_proportion ({share}) are both given; give one"
+                f"{part}_steps ({steps}) and {part}_proportion ({share}) are both given; give one"
             )
-        if steps is not None:
-            expected = f"between 0 and max_steps ({self.max_steps})"
-            require(0 <= steps <= self.max_steps, "warmup_steps", steps, expected)
-        if share is not None:
-            require(0 <= share <= 1, "warmup_proportion", share, "between 0 and 1")
+        require(steps is None or steps >= 0, f"{part}_steps", steps, "0 or more")
+        is_share = share is None or 0 <= share <= 1
+        require(is_share, f"{part}_proportion", share, "between 0 and 1")
 
     def _check_decay(self) -> None:
         for name in ("warmup_min_ratio", "min_lr_ratio"):
@@ -209,11 +221,28 @@ class TrainingConfig:
         for name in ("warmup_power", "lr_power", "decay_rate", "decay_step"):
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "above 0")
-        is_exponential = self.lr_scheduler_type == "exponential"
+        kind = self.lr_scheduler_type
         for name in ("decay_rate", "decay_step"):
-            value = getattr(self, name)
-            expected = f"{'a number' if is_exponential else 'nothing'} for {self.lr_scheduler_type}"
+            value, is_exponential = getattr(self, name), kind == "exponential"
+            expected = f"{'a number' if is_exponential else 'nothing'} for {kind}"
             require((value is not None) == is_exponential, name, value, expected)
+        self._check_share("decay")
+        for name in ("decay_steps", "decay_proportion", "decay_from"):
+            value = getattr(self, name)
+            require(value is None or kind == "wsd", name, value, f"nothing for {kind}")
+        if kind == "wsd" and self.decay_steps is None and self.decay_proportion is None:
+            raise ConfigurationError(
+                "wsd: neither decay_steps nor decay_proportion; give one (decay_steps 0: never, "
+                "for a run that branches decay from)"
+            )
+        if self.decay_from is not None:
+            require(bool(self.decay_steps), "decay_steps", self.decay_steps, "above 0 (decay_from)")
+            require(self.resume == "auto", "resume", self.resume, "auto (decay_from)")
+        elif self.num_warmup_steps + self.num_decay_steps > self.max_steps:
+            raise ConfigurationError(
+                f"warm-up ({self.num_warmup_steps}) and decay ({self.num_decay_steps}) are longer "
+                f"than max_steps ({self.max_steps}); make one of them shorter"
+            )
 
     @property
     def max_seconds(self) -> float | None:
@@ -227,10 +256,11 @@ class TrainingConfig:
         """The learning rate's course: arguments of `ds_bert.optim.schedules.Shape`."""
         names = [
             *("lr_scheduler_type", "max_steps", "warmup_type", "warmup_power", "warmup_min_ratio"),
-            *("lr_power", "min_lr_ratio", "decay_rate", "decay_step"),
+            *("lr_power", "min_lr_ratio", "decay_rate", "decay_step", "decay_type"),
         ]
         course = {name: getattr(self, name) for name in names}
-        return course | {"warmup_steps": self.num_warmup_steps}
+        steps = {"warmup_steps": self.num_warmup_steps, "decay_steps": self.num_decay_steps}
+        return course | steps
 
     @property
     def num_warmup_steps(self) -> int:
@@ -239,48 +269,12 @@ class TrainingConfig:
             return self.warmup_steps
         return round((self.warmup_proportion or 0.0) * self.max_steps)
 
-
-def load_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object strictly: no duplicate keys, no NaN, no comments.
-
-    Raises:
-        ConfigurationError: names the file and, for bad JSON, line and column.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        value = parse_json(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from None
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}"
-        raise ConfigurationError(f"{path}: not valid JSON, {error.msg} at {where}") from None
-    except ValueError as error:
-        raise ConfigurationError(f"{path}: {error}") from None
-    if not isinstance(value, dict):
-        raise ConfigurationError(f"{path}: found {type(value).__name__}, expected a JSON object")
-    return value
-
-
-def check_keys(found: Any, allowed: Iterable[str], where: str) -> None:
-    """Refuse keys that are not allowed, naming the nearest one that is."""
-    require(isinstance(found, dict), where, found, "an object")
-    allowed = list(allowed)
-    for key in found:
-        if key not in allowed:
-            raise ConfigurationError(f'{where}: unknown key "{key}"; {suggest(key, allowed)}')
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f'key "{twice}" appears twice; keep one')
-    return result
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
+    @property
+    def num_decay_steps(self) -> int:
+        """Optimizer steps of wsd's decay, whichever way they were given."""
+        if self.decay_steps is not None:
+            return self.decay_steps
+        return round((self.decay_proportion or 0.0) * self.max_steps)
 
 
 def _check_type(name: str, value: Any, annotation: Any) -> None:

@@ -22,6 +22,7 @@ _SLURM = {
 }
 DOOR = "DS_BERT_LAUNCHER"  # process of `ds-bert launch` on this host, if that has started us
 STOP_FILE = "STOP"  # in the run's folder: asks it to stop
+GROW_FILE = "GROW"  # the same, of `ds-bert launch --elastic`: it starts again with more hosts
 _FIRST_PORT, _NUM_PORTS = 15_000, 15_000  # below the range of which kernels take ports for clients
 
 

@@ -84,7 +84,7 @@ def scale(
     ratio = train_batch_size / old
     lr = params["lr"] * math.sqrt(ratio)
     counts = {"max_steps": section.get("max_steps", TrainingConfig.max_steps)}
-    counts |= {name: section.get(name) for name in ("warmup_steps", "decay_step")}
+    counts |= {name: section.get(name) for name in ("warmup_steps", "decay_step", "decay_steps")}
     counts = {name: value for name, value in counts.items() if value and isinstance(value, int)}
     scaled = {name: max(1, round(value / ratio)) for name, value in counts.items()}
     changes = [f"lr {params['lr']:g} to {lr:g}"]

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ds_bert.optim.bf16_optimizer import waitless
 from ds_bert.optim.optimizers import build_optimizer, parameter_groups
+from ds_bert.optim.scatter import scatter_gradients
 from ds_bert.optim.schedules import build_scheduler
 
 State = dict[str, Tensor]
@@ -34,7 +35,8 @@ State = dict[str, Tensor]
 class Case:
     """One training run: `options` go to the optimizer, `engine` to DeepSpeed's configuration.
 
-    `waitless`: with ds_bert's class for bf16 weights and fp32 sums, not DeepSpeed's own.
+    `waitless`: with ds_bert's class for bf16 weights and fp32 sums, not DeepSpeed's own;
+    `scatters`: gradients over ranks by ds_bert's reduce-scatter, where the recipe allows it.
     """
 
     stage: int = 1
@@ -44,6 +46,7 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=dict)
     waitless: bool = True
+    scatters: bool = True
 
 
 BF16 = {"bf16": {"enabled": True}}
@@ -112,6 +115,8 @@ def build_engine(case: Case, model: nn.Module, bind: bool = True) -> tuple[Any, 
         engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, lr_scheduler=schedule, config=config
         )
+    if case.scatters:
+        scatter_gradients(engine)
     if bind and case.optimizer == "Lamb":
         optimizer.bind()
     return engine, optimizer

@@ -13,11 +13,12 @@ HOUSE = ROOT / "ds_bert"
 # From the ground up. A room may import from itself and from those named before it.
 ROOMS = (
     # Single files, for all.
-    *("errors", "files", "progress", "config", "recipes", "compiled", "retries"),
+    *("errors", "files", "progress", "strict_json", "config", "recipes", "compiled", "retries"),
     *("launcher", "distributed", "trackers"),
     *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing", "bridges"),
     *("deepspeed_files", "dialects", "preflight"),
-    *("model", "optim", "checkpoint", "weights", "evaluation", "guards", "divergence", "training"),
+    *("model", "optim", "checkpoint", "weights", "evaluation", "guards", "divergence"),
+    *("costs", "training"),
     *("launching", "commands"),
     *("train", "evaluate"),  # doors
 )

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from ds_bert.commands.train import parse_command_line
-from ds_bert.config import TrainingConfig, load_json
+from ds_bert.config import TrainingConfig
 from ds_bert.errors import ConfigurationError
+from ds_bert.strict_json import load_json
 from ds_bert.training.deepspeed_config import (
     check_engine_config,
     plan_batch,
@@ -85,6 +86,16 @@ def test_absent_file(tmp_path):
         ({"max_steps": "7"}, "max_steps: found '7', expected int"),
         ({"max_steps": True}, "max_steps: found True, expected int"),
         ({"warmup_steps": 11, "max_steps": 10}, "expected between 0 and max_steps"),
+        ({"lr_scheduler_type": "wsd"}, "neither decay_steps nor decay_proportion"),
+        ({"decay_steps": 3}, "expected nothing for linear"),
+        (
+            {"lr_scheduler_type": "wsd", "decay_steps": 6, "warmup_steps": 5, "max_steps": 10},
+            "longer than max_steps",
+        ),
+        (
+            {"lr_scheduler_type": "wsd", "decay_proportion": 0.1, "decay_from": "runs/x"},
+            "above 0 .decay_from.",
+        ),
         ({"warmup_steps": 1, "warmup_proportion": 0.1}, "both given"),
         ({"warmup_proportion": 1.5}, "expected between 0 and 1"),
         ({"warmup_proportion": float("nan")}, "expected a finite number"),
@@ -123,6 +134,31 @@ def test_impossible_batch_names_what_is_possible():
     for cure in ({"train_batch_size": 24}, {"train_batch_size": 32}):
         plan_batch({"train_micro_batch_size_per_gpu": 4} | cure, 2)
     plan_batch({"train_batch_size": 30, "train_micro_batch_size_per_gpu": 3}, 2)
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "world_size", "expected"),
+    [
+        (96, 8, 4, (8, 3)),
+        (96, 8, 3, (8, 4)),
+        (96, 8, 2, (8, 6)),
+        (60, 8, 2, (6, 5)),  # 30 sequences a rank: 8 and 7 do not divide them
+        (14, 8, 2, (7, 1)),
+        (22, 5, 2, (1, 11)),
+        (4, 64, 2, (2, 1)),
+        (96, "auto", 3, (1, 32)),  # measured later, on a share of 32
+    ],
+)
+def test_an_elastic_batch_fits_the_ranks(batch, micro, world_size, expected):
+    recipe = {"train_batch_size": batch, "train_micro_batch_size_per_gpu": micro}
+    found = plan_batch(recipe, world_size, is_elastic=True)
+    assert (found.micro_batch_size, found.accumulation_steps) == expected
+    assert found.train_batch_size == batch == expected[0] * expected[1] * world_size
+
+
+def test_an_elastic_batch_still_divides_by_the_ranks():
+    with pytest.raises(ConfigurationError, match="impossible batch"):
+        plan_batch({"train_batch_size": 8, "train_micro_batch_size_per_gpu": 2}, 3, True)
 
 
 @pytest.mark.parametrize("value", [None, 0, "auto", 1.5, True])

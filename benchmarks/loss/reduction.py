@@ -7,7 +7,7 @@ off, through the deepspeed launcher. "gradient" is the error of the first step's
 (LAMB's first moment), "update" that of all steps' update; both are norms of the difference from
 one rank that adds in fp32, by the norm of what that one finds. Ranks that add in fp32 differ from
 it by the order of their sums: that is the noise. Bytes are those that a rank sends in a step of
-BERT-large by a ring: 2 (ranks - 1) / ranks of all gradients.
+BERT-large by a ring: (ranks - 1) / ranks of all gradients.
 """
 
 import argparse
@@ -109,7 +109,7 @@ def main() -> None:
                     "reduction": kind,
                     "gradient_error": error(first[0], moment, moment),
                     "update_error": error(last[1], weights, weights - start),
-                    "bytes": 2 * (ranks - 1) / ranks * PARAMETERS * BYTES[kind],
+                    "bytes": (ranks - 1) / ranks * PARAMETERS * BYTES[kind],
                 }
                 rows.append(row | {"steps": args.steps})
                 print(

@@ -1,7 +1,8 @@
 """What DeepSpeed's engine and the optimizer cost beside the model: the one place to correct.
 
 Bytes per parameter, read from DeepSpeed 0.19.8 (`bf16_optimizer.py`, `allreduce_bucket` of
-`engine.py`), ds_bert/optim/bf16_optimizer.py and kernels/lamb.py, with gradients summed in fp32:
+`engine.py`), ds_bert/optim/bf16_optimizer.py and kernels/lamb.py, with gradients summed in fp32.
+What is sent is counted in tests/training/test_wire.py:
 
     each micro-batch                                before      after
         zero the bf16 gradients                          2          0   (dropped, not zeroed)
@@ -10,16 +11,23 @@ Bytes per parameter, read from DeepSpeed 0.19.8 (`bf16_optimizer.py`, `allreduce
         add to the sums (reads 4 + 4, or 2 + 4)         12         10
                                                         26         10
     each step, all parameters on every rank
-        copy the reduced sums back                       8          8
+        copy the reduced sums back                       8          0   (reduced in place)
         cast to bf16 for the wire and back          6 +  6          0   (fp32 on the wire)
-        norm, tensor by tensor, or once                  4          4
+        norm, tensor by tensor                           4          0   (of the rank's own share)
         clip, tensor by tensor (reads and writes)        8          0   (a factor in the optimizer)
-        zero the sums, twice, or once                    8          4
-                                                        40         16
+        zero the sums, twice                             8          0   (the next ones replace them,
+        the first gradients of a step are no addition    0         -4    so less is read)
+                                                        40         -4
     each step, a rank's share of the parameters
+        divide by the ranks, take the norm               0      8 + 4
         LAMB: 24 in the first pass, 16 in the second    40         40
         cast to bf16                                     6          6
-                                                        46         46
+                                                        46         58
+    on the wire, times (ranks - 1) / ranks
+        gradients: all-reduce in bf16, which is two
+        passes, or reduce-scatter in fp32, one       2 x 2          4
+        weights: all-gather in bf16                      2          2
+                                                         6          6
 
 AdamW in one pass reads p, g, m, v and writes p, m, v: 28 in place of LAMB's 40.
 """
@@ -38,7 +46,8 @@ class EngineCosts(NamedTuple):
         micro_batch_bytes: of each micro-batch.
         step_bytes: of each step, all parameters on every rank.
         share_bytes: of each step, divided among the ranks, with LAMB.
-        wire_bytes: of a gradient in the all-reduce.
+        wire_bytes: of a gradient in each pass.
+        wire_passes: of the gradients around the ring of ranks.
         waits: of the host for the device, in each micro-batch.
         step_waits: the same in each step.
         step_gap: seconds of a step in which the device idles behind those waits.
@@ -49,6 +58,7 @@ class EngineCosts(NamedTuple):
     step_bytes: int
     share_bytes: int
     wire_bytes: int
+    wire_passes: int
     waits: int
     step_waits: int
     step_gap: float
@@ -58,8 +68,8 @@ class EngineCosts(NamedTuple):
 ENGINES = {
     # Waits: the throughput timer in forward and in step; in the optimizer whether the norm is
     # finite and whether to clip, then up to 400 multiplications of about 12 us each.
-    "before": EngineCosts(26, 40, 46, 2, 2, 2, 5e-3, 3),
-    "after": EngineCosts(10, 16, 46, 4, 0, 0, 0.0, 1),
+    "before": EngineCosts(26, 40, 46, 2, 2, 2, 2, 5e-3, 3),
+    "after": EngineCosts(10, -4, 58, 4, 1, 0, 0, 0.0, 1),
 }
 WAIT = 0.7e-3  # seconds; the device idles until the first kernels are queued anew. Assumed
 LAUNCH = 17.6e-6  # seconds of the host, Python included. Assumed: 37 ms for 2,100

@@ -35,6 +35,7 @@ STATE_BYTES, SHARED_STATE_BYTES = 2 + 2 + 4, 12  # per parameter: on every rank;
 NVLINK = 370e9  # bytes/s of a GPU. Assumed
 NODE = 8  # GPUs
 HOP = 1e-5  # seconds from one GPU to the next. Assumed
+SMALL_MESSAGES = 3  # of a step: the gradients' norm, LAMB's norms of tensors, whether to stop
 
 
 class Cell(NamedTuple):
@@ -190,10 +191,16 @@ def optimizer(cell: Cell, parameters: int, ceilings: Ceilings, engine: EngineCos
 
 
 def communication(parameters: int, gpus: int, engine: EngineCosts, network: float) -> float:
-    """All-reduce of the gradients and all-gather of the weights in rings, hidden behind nothing.
+    """Gradients and weights in rings, small messages in trees; hidden behind nothing."""
+    gradients = engine.wire_passes * ring(engine.wire_bytes * parameters, gpus, network)
+    small = SMALL_MESSAGES * 2 * (gpus - 1).bit_length() * HOP
+    return gradients + ring(costs.PARAMETER_BYTES * parameters, gpus, network) + small
+
+
+def ring(num_bytes: float, gpus: int, network: float) -> float:
+    """Seconds of a reduce-scatter or an all-gather of so many bytes.
 
     A ring that leaves a node crosses its network once, so the network counts as a whole.
     """
-    passes = 2 * engine.wire_bytes + costs.PARAMETER_BYTES
     speed = NVLINK if gpus <= NODE else min(NVLINK, network)
-    return passes * parameters * (gpus - 1) / gpus / speed + 3 * (gpus - 1) * HOP
+    return num_bytes * (gpus - 1) / gpus / speed + (gpus - 1) * HOP

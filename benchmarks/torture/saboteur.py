@@ -21,6 +21,7 @@ from ds_bert import distributed, errors  # first: chooses DeepSpeed's accelerato
 
 # isort: split
 import deepspeed
+import torch
 
 from ds_bert.commands.train import main
 from ds_bert.training import trainer
@@ -30,6 +31,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "step": (ENGINE, "step"),
     "backward": (ENGINE, "backward"),
     "save": (ENGINE, "save_checkpoint"),
+    "write": (torch, "save"),
     "validation": (trainer, "evaluate"),
 }
 

@@ -16,6 +16,7 @@ from ds_bert.model import pretrained
 
 # The state is cut anew where these differ (`ds_bert.checkpoint.resharding`), so they may.
 LAYOUT = ("zero_stage", "world_size")
+DECAY_START = "decay_start"  # the step at which a branch that decays has left another run
 # What moments depend on: these count where only moments are taken, too.
 MOMENTS = ("objective", "optimizer", "precision")
 OWN_MASKS = "as the data set says"  # the fact "masks" of a run that changes nothing about them
@@ -34,7 +35,8 @@ def check_resume(facts: dict[str, Any], checkpoint: Checkpoint) -> None:
         CheckpointError: names every fact that differs.
     """
     cure = "choose another output_dir, and --init_from to start from its weights"
-    _compare(facts, checkpoint, [name for name in facts if name not in LAYOUT], cure)
+    may_differ = {*LAYOUT, DECAY_START}
+    _compare(facts, checkpoint, [name for name in facts if name not in may_differ], cure)
 
 
 def check_moments(facts: dict[str, Any], checkpoint: Checkpoint) -> None:

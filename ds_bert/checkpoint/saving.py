@@ -8,40 +8,44 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
-from safetensors import SafetensorError
 
 from ds_bert import distributed, files
 from ds_bert.checkpoint.folder import ENGINE, MODEL, prune, set_latest
 from ds_bert.checkpoint.manifest import write_manifest
+from ds_bert.checkpoint.part import NotSaved, Part
 from ds_bert.checkpoint.state import STATE, full_weights, random_state, random_state_file
-from ds_bert.errors import CheckpointError, TrainingDiverged
+from ds_bert.errors import TrainingDiverged
 
 SECONDS_TO_SEE = 30.0  # within which rank 0 sees what others have written (caches of NFS)
 # The key makes the files convertible to DeepSpeed's universal checkpoints.
 UNIVERSAL = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
 
+Stages = Generator[Callable[[], None], None, Path]
+WriteModel = Callable[[Path, dict[str, torch.Tensor]], None]
 
-class NotSaved(CheckpointError):
-    """A checkpoint could not be written; nothing of it stays, and older ones are untouched."""
 
-
-def save_checkpoint(
+def save_in_stages(
     folder: Path,
     step: int,
     engine: Any,
     state: dict[str, Any],
     facts: dict[str, Any],
-    write_model: Callable[[Path, dict[str, torch.Tensor]], None],
+    write_model: WriteModel,
     before_commit: Callable[[], None] = lambda: None,
-) -> Path:
-    """Write and commit; called by all ranks.
+    after_commit: Callable[[Path], None] = lambda final: None,
+    later: bool = False,
+) -> Stages:
+    """Write and commit; iterated by all ranks.
+
+    Each stage is work of this rank that may be done in any thread, beside training. It has to be
+    done before the next one is asked for, and all ranks ask together: between stages they agree.
 
     Args:
         folder: the run's `checkpoints` folder.
@@ -51,6 +55,11 @@ def save_checkpoint(
         facts: what a later run is compared with; goes into the files.
         write_model: called on rank 0 with a folder and the full fp32 weights.
         before_commit: called on rank 0 before the checkpoint appears; raises where it must not.
+        after_commit: called on rank 0 with the checkpoint.
+        later: training goes on before the first stage is done, so what it changes is copied.
+
+    Returns:
+        the checkpoint.
 
     Raises:
         TrainingDiverged: weights or moments are not finite; nothing is written.
@@ -59,8 +68,9 @@ def save_checkpoint(
     weights = full_weights(engine.module)
     _check_finite(weights, engine.optimizer)
     name = distributed.from_rank_0(f".step_{step}.{secrets.token_hex(4)}.tmp")
-    part = Part(folder / name)
-    if distributed.rank() == 0:
+    part, final = Part(folder / name, later), folder / f"step_{step}"
+    is_rank_0 = distributed.rank() == 0
+    if is_rank_0:
         with part.failing_quietly():
             part.folder.mkdir(parents=True)
     _agree(part)
@@ -69,21 +79,19 @@ def save_checkpoint(
             part.folder, tag=ENGINE, client_state={STATE: state} | UNIVERSAL, save_latest=False
         )
     part.save(random_state(), part.folder / random_state_file(distributed.rank()))
-    if distributed.rank() == 0:
-        with part.failing_quietly():
-            write_model(part.folder / MODEL, weights)
-            part.seal_all(part.folder / MODEL)
+    work = partial(_write, part, write_model, weights if is_rank_0 else None)
+    del weights  # other ranks need them no more
+    yield work
     entries = _agree(part)
-    final = folder / f"step_{step}"
-    if distributed.rank() == 0:
-        with part.failing_quietly():
-            _commit(part.folder, final, entries, {**facts, "step": step}, before_commit)
+    facts = {**facts, "step": step}
+    work = partial(_commit, part, final, entries, facts, before_commit, after_commit)
+    yield work if is_rank_0 else _nothing
     _agree(part)
     return final
 
 
 def tidy(folder: Path, newest: Path, keep: int, keep_every: int) -> None:
-    """After a commit: name the newest and prune; a disk that refuses is no error.
+    """After a commit, on rank 0: name the newest and prune; a disk that refuses is no error.
 
     Args:
         folder: a `checkpoints` folder.
@@ -91,73 +99,23 @@ def tidy(folder: Path, newest: Path, keep: int, keep_every: int) -> None:
         keep: see `prune`.
         keep_every: see `prune`.
     """
-    if distributed.rank() == 0:
-        try:
-            set_latest(folder, newest)
-            prune(folder, keep, keep_every)
-        except OSError as error:
-            distributed.log(f"warning: {folder}: older checkpoints stay ({error.strerror})")
-    distributed.barrier()
+    try:
+        set_latest(folder, newest)
+        prune(folder, keep, keep_every)
+    except OSError as error:
+        distributed.log(f"warning: {folder}: older checkpoints stay ({error.strerror})")
 
 
-class Part(TorchCheckpointEngine):
-    """What one rank writes of a checkpoint; DeepSpeed writes through it as well.
+def _write(part: Part, write_model: WriteModel, weights: dict[str, torch.Tensor] | None) -> None:
+    part.write()
+    if weights is not None:
+        with part.failing_quietly():
+            write_model(part.folder / MODEL, weights)
+            part.seal_all(part.folder / MODEL)
 
-    DeepSpeed waits for all ranks between writes, so one that fails must not leave at once: errors
-    of the disk are kept in `problem`.
 
-    Attributes:
-        folder: of the attempt.
-        sealed: size and hash by relative name, of all that was written.
-        problem: the first error, in words.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.sealed: dict[str, dict[str, Any]] = {}
-        self.problem: str | None = None
-
-    @contextmanager
-    def failing_quietly(self) -> Iterator[None]:
-        """Keep what a disk, or a file system, says; do nothing more after that."""
-        try:
-            yield
-        except (OSError, SafetensorError, NotSaved) as error:
-            self._fail(error)
-        except RuntimeError as error:
-            # What torch.save raises while it closes a file that the disk has refused to take.
-            if not isinstance(error.__context__, OSError):
-                raise
-            self._fail(error.__context__)
-
-    def _fail(self, error: Exception) -> None:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        self.problem = self.problem or f"{distributed.name()}: {reason}"
-
-    def makedirs(self, path: Any, exist_ok: bool = False) -> None:
-        """DeepSpeed's call to make a folder."""
-        with self.failing_quietly():
-            os.makedirs(path, exist_ok=exist_ok)
-
-    def create(self, info: Any) -> None:
-        """DeepSpeed's call before it writes."""
-
-    def save(self, state_dict: Any, path: Any) -> None:
-        """DeepSpeed's call to write a file; written and sealed."""
-        if self.problem is None:
-            with self.failing_quietly():
-                with open(path, "wb") as file:  # a full disk is an OSError, by path it is not
-                    torch.save(state_dict, file)
-                self._seal(Path(path))
-
-    def seal_all(self, folder: Path) -> None:
-        """Seal all files below a folder that this rank has written."""
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                self._seal(path)
-
-    def _seal(self, path: Path) -> None:
-        self.sealed[path.relative_to(self.folder).as_posix()] = files.seal_file(path)
+def _nothing() -> None:
+    """The work of a rank that has none."""
 
 
 def _agree(part: Part) -> dict[str, Any]:
@@ -176,21 +134,26 @@ def _agree(part: Part) -> dict[str, Any]:
 
 
 def _commit(
-    temporary: Path,
+    part: Part,
     final: Path,
     entries: dict[str, Any],
     facts: dict[str, Any],
     before_commit: Callable[[], None],
+    after_commit: Callable[[Path], None],
 ) -> None:
-    _wait_for(temporary, entries)
-    if final.exists():
-        raise NotSaved(f"{final} is there already")
-    write_manifest(temporary, entries, facts)
-    for folder in [temporary, *(path for path in temporary.rglob("*") if path.is_dir())]:
-        files.sync_folder(folder)
-    before_commit()
-    os.rename(temporary, final)
-    files.sync_folder(final.parent)
+    temporary = part.folder
+    with part.failing_quietly():
+        _wait_for(temporary, entries)
+        if final.exists():
+            raise NotSaved(f"{final} is there already")
+        write_manifest(temporary, entries, facts)
+        for folder in [temporary, *(path for path in temporary.rglob("*") if path.is_dir())]:
+            files.sync_folder(folder)
+        before_commit()
+        os.rename(temporary, final)
+        files.sync_folder(final.parent)
+    if part.problem is None:
+        after_commit(final)
 
 
 def _wait_for(folder: Path, entries: dict[str, Any]) -> None:

@@ -105,11 +105,14 @@ def _require_unchanged(checkpoint: Checkpoint) -> None:
 
 
 def full_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The fp32 master weights by parameter name, put together from all ranks (a collective)."""
+    """The fp32 master weights by parameter name, put together from all ranks (a collective).
+
+    On the CPU; the next step does not change them.
+    """
     weights = {}
     for name, parameter in model.named_parameters():
         full = safe_get_full_fp32_param(parameter)
-        weights[name] = parameter.detach() if full is None else full.cpu()
+        weights[name] = parameter.detach().to("cpu", copy=True) if full is None else full.cpu()
     return weights
 
 

@@ -100,6 +100,7 @@ def _about(recipe_name: str | None, flags: list[str], world_size: int) -> tuple[
         "output_dir": config.output_dir,
     }
     try:
-        return about, Line(OK, "batch", str(plan_batch(recipe, world_size)))
+        batch = plan_batch(recipe, world_size, config.elastic_batch)
+        return about, Line(OK, "batch", str(batch))
     except ConfigurationError as error:
         return about, Line(BAD, "batch", str(error))

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ds_bert import files, launcher, recipes
-from ds_bert.config import MICRO_BATCH, SECTION, TrainingConfig, check_keys, load_json
+from ds_bert.config import MICRO_BATCH, SECTION, TrainingConfig
 from ds_bert.deepspeed_files.translate import translate
 from ds_bert.dialects.command_line import is_foreign, with_values
 from ds_bert.errors import ConfigurationError
+from ds_bert.strict_json import check_keys, load_json
 
 _FIELDS = [item.name for item in dataclasses.fields(TrainingConfig)]
 _OTHER_FLAGS = (
@@ -100,10 +101,11 @@ def parse_command_line(
     parser = _parser(prog, is_own)
     start = _own_start(parser, argv) if is_own else _foreign_start(argv)
     flags = parser.parse_args(start.argv)
-    recipe, section = _in_our_terms(start, flags.scale_train_batch_size, world_size)
+    recipe, section = _in_our_terms(start, flags, world_size)
     parser.set_defaults(**section)
     values = vars(parser.parse_args(start.argv))
-    _override_warmup(values, section)
+    for part in ("warmup", "decay"):
+        _override_share(values, section, part)
     if values["train_micro_batch_size"] is not None:
         recipe[MICRO_BATCH] = values["train_micro_batch_size"]
     config = TrainingConfig(**{name: values[name] for name in _FIELDS})
@@ -161,14 +163,15 @@ def _foreign_start(argv: list[str]) -> Start:
 
 
 def _in_our_terms(
-    start: Start, batch: int | None, num_ranks: int | None
+    start: Start, flags: argparse.Namespace, num_ranks: int | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A recipe in ds_bert's terms, scaled if a batch is given; rank 0 tells what was changed."""
     check_keys(start.section, _FIELDS, f'section "{SECTION}"')
     rank, world_size = launcher.place()
-    recipe, section, notes = translate(start.recipe, start.section, num_ranks or world_size)
-    if batch is not None:
-        recipe, section = recipes.scale(recipe, section, batch)
+    section = start.section | ({"elastic_batch": True} if flags.elastic_batch else {})
+    recipe, section, notes = translate(start.recipe, section, num_ranks or world_size)
+    if flags.scale_train_batch_size is not None:
+        recipe, section = recipes.scale(recipe, section, flags.scale_train_batch_size)
         notes.append(section["description"])
     for note in notes if rank == 0 else ():
         print(f"note: {note}", flush=True)
@@ -203,9 +206,9 @@ def _save(path: str, config: TrainingConfig, recipe: dict[str, Any]) -> None:
     print(f"recipe: {path}; from now on --ds_config {path} does the same", file=sys.stderr)
 
 
-def _override_warmup(values: dict[str, Any], section: dict[str, Any]) -> None:
-    """A warm-up on the command line replaces that of the file, whichever way each is given."""
-    names = ("warmup_steps", "warmup_proportion")
+def _override_share(values: dict[str, Any], section: dict[str, Any], part: str) -> None:
+    """A warm-up or decay on the command line replaces the file's, whichever way each is given."""
+    names = (f"{part}_steps", f"{part}_proportion")
     flags = [name for name in names if values[name] != section.get(name)]
     if len(flags) == 1:
         values.update({name: None for name in names if name not in flags})

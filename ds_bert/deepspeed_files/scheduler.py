@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from ds_bert.config import check_keys
 from ds_bert.errors import ConfigurationError, require, suggest
 from ds_bert.recipes import optimizer_params
+from ds_bert.strict_json import check_keys
 
 _OWN_FIELDS = (
     *("lr_scheduler_type", "warmup_steps", "warmup_proportion", "warmup_type", "warmup_power"),

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ds_bert import launcher, recipes
-from ds_bert.config import SECTION, load_json
+from ds_bert.config import SECTION
 from ds_bert.dialects.command_line import CHOICE, items, read
 from ds_bert.dialects.draft import Draft
 from ds_bert.dialects.flags import ANSWERED, OBEYED, REFUSED, Given
 from ds_bert.dialects.systems import TRAIN, Script, recognise
 from ds_bert.errors import ConfigurationError
+from ds_bert.strict_json import load_json
 
 
 @dataclass(frozen=True)

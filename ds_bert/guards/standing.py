@@ -23,6 +23,7 @@ class Standing:
         moves: how often it has made progress.
         since: when the phase began (time.monotonic).
         took: seconds by phase, about the longest of the last few.
+        saves_beside: whether threads write a checkpoint meanwhile.
     """
 
     phase: str = "start"
@@ -30,6 +31,7 @@ class Standing:
     moves: int = 0
     since: float = field(default_factory=time.monotonic)
     took: dict[str, float] = field(default_factory=dict)
+    saves_beside: bool = False
 
 
 NOW = Standing()
@@ -42,6 +44,11 @@ def at(phase: str, step: int | None = None) -> None:
     NOW.phase, NOW.since = phase, now
     NOW.step = NOW.step if step is None else step
     NOW.moves += 1
+
+
+def took(phase: str, seconds: float) -> None:
+    """Count what was done in part beside other phases."""
+    NOW.took[phase] = max(seconds, NOW.took.get(phase, 0.0))
 
 
 def moved(*_: Any) -> None:

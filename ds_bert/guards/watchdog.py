@@ -29,6 +29,7 @@ LIMITS = {
     "data": 1,
     "step": 1,
     "validation": 6,
+    "copy": 6,  # what is saved beside training
     "save": 6,
     "end": 6,
 }

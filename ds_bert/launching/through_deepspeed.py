@@ -35,10 +35,10 @@ class _Pdsh(PDSHRunner):
 
     def get_cmd(self, environment: Any, active_resources: Any) -> Any:
         command, _, environment = super().get_cmd(environment, active_resources)
-        # From its start, and in brackets: neither ssh nor the shell that runs pkill is found.
         if self.args.quiet:
             port = command.index(f"--master_port={self.args.master_port}")
             command.insert(port + 1, "--quiet")
+        # From its start, and in brackets: neither ssh nor the shell that runs pkill is found.
         own = f"^[^ ]* -u -m deepspeed.launcher.launch --[w]orld_info={self.world_info_base64} "
         pattern = f"'{own}.*--master_port={self.args.master_port} '"
         kill = [*command[: command.index("-w") + 2], "pkill", "-f", pattern]

@@ -5,6 +5,8 @@ to clip, scales each tensor, and adds a gradient up in two kernels. Here the nor
 factor that clips and whether the step is to be skipped stay on the device, and go to the wrapped
 optimizer by torch's protocol for loss scaling: `grad_scale`, which gradients are divided by, and
 `found_inf`, which leaves everything as it is where it is not 0.
+
+With `scatter` sums over ranks go to the rank that needs them alone (ds_bert/optim/scatter.py).
 """
 
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from deepspeed import comm as dist
 from deepspeed.runtime import bf16_optimizer as deepspeed_bf16_optimizer
 from deepspeed.runtime import engine as deepspeed_engine
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
@@ -30,14 +33,49 @@ class WaitlessBF16Optimizer(BF16_Optimizer):
     """
 
     skipped: Tensor | None = None
+    _wire_dtype: torch.dtype | None = None  # None: DeepSpeed's all-reduce, all sums on all ranks
+
+    def scatter(self, dtype: torch.dtype) -> None:
+        """Add gradients over ranks by one reduce-scatter of each parameter group, in `dtype`."""
+        self._wire_dtype = dtype
+        self.reduce_gradients = self._reduce_scatter  # the engine looks for that name
+
+    @torch.no_grad()
+    def _reduce_scatter(self, **_: Any) -> None:
+        """Leave means over ranks in this rank's partitions, and what nobody needs elsewhere."""
+        self._zero_sums_of_nothing()
+        groups = zip(
+            self.fp32_groups_gradients_flat,
+            self.fp32_groups_gradient_flat_partition,
+            self.real_dp_process_group,
+            strict=True,
+        )
+        for flat, partition, group in groups:
+            if (world_size := dist.get_world_size(group)) > 1:
+                sent = flat.to(self._wire_dtype)
+                own = sent.view(world_size, -1)[dist.get_rank(group)]
+                dist.reduce_scatter_fn(own, sent, group=group)  # in place
+                torch.mul(own, 1 / world_size, out=partition)
+
+    def _norm(self) -> Tensor:
+        """Of the gradients that are to be clipped, the same on all ranks."""
+        if self._wire_dtype is None:
+            return global_norm(self.fp32_groups_actual_gradients_flat)
+        norm = global_norm(self.fp32_groups_gradient_flat_partition)  # padding is zero
+        if dist.get_world_size(self.dp_process_group) == 1:
+            return norm
+        squares = norm.square()
+        dist.all_reduce(squares, group=self.dp_process_group)
+        return squares.sqrt()
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
         """Clip and update, or skip, as the sums of the gradients say."""
+        self._zero_sums_of_nothing()
         if not supports(self.optimizer):
             super().step(closure)
             return
-        norm = global_norm(self.fp32_groups_actual_gradients_flat)
+        norm = self._norm()
         is_finite = norm.isfinite()
         self.skipped = ~is_finite
         self.overflow, self._global_grad_norm = False, torch.where(is_finite, norm, torch.inf)
@@ -53,21 +91,44 @@ class WaitlessBF16Optimizer(BF16_Optimizer):
         self.optimizer.step()
         self._lazy_init_hp_params_optimizer_state()
         self.update_lp_params()
-        # The engine zeroes the sums after each step.
+        # The engine clears the sums after each step.
 
     @torch.no_grad()
     def _update_hp_grad(
         self, lp: Tensor, group_idx: int, param_idx: int, clear_lp_grads: bool
     ) -> None:
-        """Add a gradient to its fp32 sum: in one kernel, without a copy in fp32."""
+        """Add a gradient to its fp32 sum in one kernel; the first of a step becomes the sum."""
         if lp.grad is None:
             return
-        total = self.fp32_groups_gradients[group_idx][param_idx]
-        total.view_as(lp).add_(lp.grad)
-        lp._hp_grad = total  # type: ignore[attr-defined]
-        self.fp32_groups_has_gradients[group_idx][param_idx] = True
+        total, has_one = self.fp32_groups_gradients[group_idx], self.fp32_groups_has_gradients
+        add = Tensor.add_ if has_one[group_idx][param_idx] else Tensor.copy_
+        add(total[param_idx].view_as(lp), lp.grad)
+        lp._hp_grad = total[param_idx]  # type: ignore[attr-defined]
+        has_one[group_idx][param_idx] = True
         if clear_lp_grads:
             lp.grad.zero_()
+
+    def clear_hp_grads(self) -> None:
+        """Forget the sums: the next gradients replace them, so nothing has to be zeroed."""
+        self.fp32_groups_has_gradients = [
+            [False] * len(sums) for sums in self.fp32_groups_gradients
+        ]
+
+    @torch.no_grad()
+    def _zero_sums_of_nothing(self) -> None:
+        """Zero the old sums of tensors that got no gradient in this step, such as unused heads."""
+        for sums, has_one in zip(
+            self.fp32_groups_gradients, self.fp32_groups_has_gradients, strict=True
+        ):
+            for number, total in enumerate(sums):
+                if not has_one[number]:
+                    total.zero_()
+                    has_one[number] = True
+
+    def get_grads_for_reduction(self) -> Any:
+        """DeepSpeed's question before its all-reduce."""
+        self._zero_sums_of_nothing()
+        return super().get_grads_for_reduction()
 
 
 def supports(optimizer: Optimizer) -> bool:

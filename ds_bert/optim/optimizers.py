@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ds_bert.config import check_keys
 from ds_bert.errors import ConfigurationError, require
 from ds_bert.optim.adam import ADAM, ADAMW
 from ds_bert.optim.entry import OptimizerEntry
 from ds_bert.optim.lamb import LAMB
+from ds_bert.strict_json import check_keys
 
 # By the names that recipes call them; nothing else in ds_bert names an optimizer.
 OPTIMIZERS: dict[str, OptimizerEntry] = {"AdamW": ADAMW, "Adam": ADAM, "Lamb": LAMB}

@@ -5,7 +5,7 @@ were applied before this one: the first update has t = 0, the last t = max_steps
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,8 @@ class Shape:
     * poly:        1 - n / T with n = t + 1, and n for t in up(t); drops likewise. NVIDIA counts the
       update being made, so the first update is not 0 but the last one is. Its power is 0.5.
     * exponential: decay_rate ^ ((t - W) / decay_step)
+    * wsd:         1 until T - D, with D = `decay_steps`; then, with x = (t - T + D) / D, by
+      `decay_type`: 1-sqrt, 1 - sqrt(x), linear, 1 - x, or cosine, (1 + cos(pi x)) / 2
 
     Attributes:
         lr_scheduler_type: the form of the decay.
@@ -46,6 +48,8 @@ class Shape:
         min_lr_ratio: ratio at which the decay ends.
         decay_rate: of exponential alone.
         decay_step: updates in which exponential decays by `decay_rate`.
+        decay_steps: updates of the decay of wsd.
+        decay_type: form of the decay of wsd.
 
     Raises:
         ConfigurationError: unknown form.
@@ -54,7 +58,8 @@ class Shape:
     optimization.py; google: google-research/bert, optimization.py (global_step is read before the
     update); poly: NVIDIA DeepLearningExamples, BERT for PyTorch, schedulers.py (PolyWarmUpScheduler
     is stepped before the update); exponential and other exponents of warm-ups: DeepSpeedExamples,
-    bing_bert, optimization_utils.py; log: deepspeed/runtime/lr_schedules.py.
+    bing_bert, optimization_utils.py; log: deepspeed/runtime/lr_schedules.py; wsd: Hu et al.
+    2024 (MiniCPM, arXiv:2404.06395); 1-sqrt: Haegele et al. 2024 (arXiv:2405.18392).
     """
 
     lr_scheduler_type: str
@@ -67,9 +72,16 @@ class Shape:
     min_lr_ratio: float = 0.0
     decay_rate: float | None = None
     decay_step: int | None = None
+    decay_steps: int = 0
+    decay_type: str = "1-sqrt"
 
     def __post_init__(self):
-        for name, forms in (("lr_scheduler_type", _DECAYS), ("warmup_type", _WARM_UPS)):
+        kinds: dict[str, Iterable[str]] = {
+            "lr_scheduler_type": _DECAYS,
+            "warmup_type": _WARM_UPS,
+            "decay_type": _ENDS,
+        }
+        for name, forms in kinds.items():
             value = getattr(self, name)
             require(value in forms, name, value, f"one of {', '.join(forms)}")
 
@@ -140,6 +152,11 @@ def _exponential(t: int, shape: Shape) -> float:
     return shape.decay_rate ** ((t - shape.warmup_steps) / shape.decay_step)
 
 
+def _stable(t: int, shape: Shape) -> float:
+    done = t - (shape.max_steps - shape.decay_steps)
+    return _ENDS[shape.decay_type](done / shape.decay_steps) if done > 0 else 1.0
+
+
 _WARM_UPS: dict[str, Callable[[int, int], float]] = {
     "linear": lambda t, warmup: t / warmup,
     "log": lambda t, warmup: math.log(t + 1) / math.log(max(2, warmup)),
@@ -151,4 +168,10 @@ _DECAYS: dict[str, Callable[[int, Shape], float]] = {
     "google": lambda t, shape: 1 - t / shape.max_steps,
     "poly": lambda t, shape: 1 - t / shape.max_steps,
     "exponential": _exponential,
+    "wsd": _stable,
+}
+_ENDS: dict[str, Callable[[float], float]] = {
+    "1-sqrt": lambda x: 1 - math.sqrt(x),
+    "linear": lambda x: 1 - x,
+    "cosine": lambda x: (1 + math.cos(math.pi * x)) / 2,
 }

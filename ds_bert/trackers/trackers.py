@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ds_bert import distributed
-from ds_bert.config import load_json
+from ds_bert.strict_json import load_json
 from ds_bert.trackers import rows
 from ds_bert.trackers.mlflow import Mlflow
 from ds_bert.trackers.names import resolve

@@ -8,9 +8,10 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-from ds_bert.config import MAX_MICRO_BATCH, MICRO_BATCH, check_keys
+from ds_bert.config import MAX_MICRO_BATCH, MICRO_BATCH
 from ds_bert.deepspeed_files.keys import MONITORS
 from ds_bert.errors import ConfigurationError, require
+from ds_bert.strict_json import check_keys
 
 MAX_BATCH = 2**24  # sequences of a step; each rank lists all of them
 AUTO = "auto"  # as micro-batch size: to be measured (micro_batch.py)
@@ -103,8 +104,13 @@ class BatchPlan:
         )
 
 
-def plan_batch(recipe: dict[str, Any], world_size: int) -> BatchPlan:
+def plan_batch(recipe: dict[str, Any], world_size: int, is_elastic: bool = False) -> BatchPlan:
     """Derive the accumulation for this number of ranks; "auto" counts as a micro-batch of 1.
+
+    Args:
+        recipe: DeepSpeed's part.
+        world_size: number of ranks.
+        is_elastic: the micro-batch may be smaller than the recipe's, if that makes it fit.
 
     Raises:
         ConfigurationError: a size is missing or not positive, or the equation has no solution;
@@ -113,6 +119,8 @@ def plan_batch(recipe: dict[str, Any], world_size: int) -> BatchPlan:
     batch = _size(recipe, "train_batch_size", MAX_BATCH)
     is_open = recipe.get(MICRO_BATCH) == AUTO
     micro = 1 if is_open else _size(recipe, MICRO_BATCH, MAX_MICRO_BATCH, f', or "{AUTO}"')
+    if is_elastic and batch % world_size == 0:
+        micro = _largest_micro_batch(batch // world_size, micro)
     if batch % (micro * world_size) == 0:
         return BatchPlan(batch, micro, batch // (micro * world_size), world_size)
     raise ConfigurationError(_impossible_batch(batch, micro, world_size))
@@ -125,13 +133,17 @@ def _size(recipe: dict[str, Any], key: str, most: int, otherwise: str = "") -> i
     return value
 
 
+def _largest_micro_batch(share: int, most: int) -> int:
+    """The largest divisor of a rank's share of the batch up to `most`."""
+    return next(size for size in range(min(most, share), 0, -1) if share % size == 0)
+
+
 def _impossible_batch(batch: int, micro: int, world_size: int) -> str:
     unit = micro * world_size
     below, above = batch // unit * unit, (batch // unit + 1) * unit
     cures = [f"train_batch_size {' or '.join(str(size) for size in (below, above) if size)}"]
     if batch % world_size == 0:
-        share = batch // world_size
-        largest = next(size for size in range(min(micro, share), 0, -1) if share % size == 0)
+        largest = _largest_micro_batch(batch // world_size, micro)
         cures.append(f"train_micro_batch_size_per_gpu {largest}")
     return (
         f"impossible batch: train_batch_size {batch} is not a multiple of "
@@ -245,7 +257,7 @@ def resolve_engine_config(recipe: dict[str, Any], batch: BatchPlan) -> dict[str,
     if has_fp32_sums(config):
         # Else each gradient is kept until the end of the backward pass, and zeroed afterwards;
         config["bf16"].setdefault("immediate_grad_update", True)
-        # and sums are rounded to bf16 before they are added over ranks, even over one.
+        # and sums are rounded to bf16 before they are added over ranks.
         config.setdefault("communication_data_type", "fp32")
     return config
 

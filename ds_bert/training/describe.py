@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 
 from ds_bert import distributed
-from ds_bert.checkpoint.facts import layout
+from ds_bert.checkpoint.facts import DECAY_START, layout
 from ds_bert.checkpoint.folder import Checkpoint
 from ds_bert.config import TrainingConfig
+from ds_bert.costs.interval import DAY, best_interval, copy_seconds, save_seconds
 from ds_bert.instances.collate import sequence_lengths
 from ds_bert.model import pretrained
 from ds_bert.trackers.names import resolve
 from ds_bert.training.deepspeed_config import precision, zero_stage
-from ds_bert.training.plan import Plan, checkpoint_bytes
+from ds_bert.training.plan import Plan, checkpoint_bytes, copy_bytes
 
 _SAMPLE = 4096  # sequences whose lengths are looked at
 
@@ -28,7 +29,9 @@ def describe(plan: Plan) -> str:
     if config.init_from:
         start = f"weights of {config.init_from}" + (" and its moments" * config.carry_moments)
     if plan.resume_from:
-        start = f"resume from {plan.resume_from.folder}{_before(plan, plan.resume_from)}"
+        is_other = config.decay_from and DECAY_START not in plan.resume_from.facts
+        verb = "decay from" if is_other else "resume from"
+        start = f"{verb} {plan.resume_from.folder}{_before(plan, plan.resume_from)}"
     epochs = "" if plan.order.is_mixed else f" = {samples / num_rows:.2f} epochs"
     corpora = "; ".join(plan.order.describe(samples, table.corpora))
     rows = {"recipe": config.description} if config.description else {}
@@ -52,7 +55,8 @@ def describe(plan: Plan) -> str:
         "optimizer": f"{plan.optimizer['type']}, {_options(plan)}, {_clipping(plan)}",
         "precision": _precision(plan),
         "checkpoint": f"about {checkpoint_bytes(plan) / 1e6:,.0f} MB each, "
-        f"{config.keep_checkpoints} kept in {config.output_dir}/checkpoints",
+        f"{config.keep_checkpoints} kept in {config.output_dir}/checkpoints{_beside(plan)}",
+        "saving": _saving(plan),
         "trackers": _trackers(config),
     }
     return "\n".join(f"{name:>16}: {text}" for name, text in rows.items())
@@ -69,6 +73,26 @@ def _before(plan: Plan, checkpoint: Checkpoint) -> str:
     """How a checkpoint lies that has to be cut anew; nothing where it is as in this run."""
     before, now = layout(checkpoint.facts), layout(plan.facts)
     return f", of {before}, for {now}" * (before != now)
+
+
+def _beside(plan: Plan) -> str:
+    """How checkpoints are written, where that is beside training."""
+    copied = f", written beside training from a copy of {copy_bytes(plan) / 1e6:,.0f} MB"
+    return copied * plan.config.async_save
+
+
+def _saving(plan: Plan) -> str:
+    """How often is best (docs/scaling.md), for hosts that fail often and for such that do not."""
+    if plan.config.async_save:
+        save = copy_seconds(copy_bytes(plan))
+    else:
+        save = save_seconds(checkpoint_bytes(plan))
+    hosts = max(1, plan.batch.world_size // distributed.ranks_on_this_machine())
+    often, seldom = (best_interval(save, days * DAY / hosts) / 60 for days in (1, 30))
+    return (
+        f"best every {often:,.0f} minutes if a host fails once a day, {seldom:,.0f} if once a "
+        f"month ({hosts} host{'s' * (hosts > 1)}, {save:,.1f} s a save)"
+    )
 
 
 def _trackers(config: TrainingConfig) -> str:
@@ -117,7 +141,8 @@ def as_record(plan: Plan) -> dict[str, Any]:
 
 
 # Paths, which may differ between hosts; what they lead to is compared.
-_PATHS = ("model", "train_data", "validation_data", "output_dir", "resume", "init_from")
+_PATHS = {"model", "train_data", "validation_data", "output_dir"}
+_PATHS |= {"resume", "init_from", "decay_from"}
 
 
 def what_all_compute(plan: Plan) -> dict[str, Any]:

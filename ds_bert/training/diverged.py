@@ -1,15 +1,14 @@
 """The end of a run that has diverged: what is kept of it, and what the user is told."""
 
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
 
 from ds_bert import distributed, files
 from ds_bert.checkpoint.folder import CHECKPOINTS, list_checkpoints
+from ds_bert.checkpoint.saving import WriteModel
 from ds_bert.checkpoint.state import full_weights
 from ds_bert.divergence.capsule import MicroBatch, now, write_capsule
 from ds_bert.divergence.detector import Divergence, DivergenceDetector, Launched
@@ -19,8 +18,6 @@ from ds_bert.model.bert import UnpaddedBert
 from ds_bert.training.batches import Step
 from ds_bert.training.deepspeed_config import activation_dtype, precision, weight_dtype
 from ds_bert.training.plan import Plan
-
-WriteModel = Callable[[Path, dict[str, Tensor]], None]
 
 
 def stop_diverged(

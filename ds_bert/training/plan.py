@@ -9,7 +9,7 @@ import torch
 from transformers import BertConfig
 
 from ds_bert import distributed
-from ds_bert.checkpoint.facts import check_moments, check_resume
+from ds_bert.checkpoint.facts import DECAY_START, check_moments, check_resume
 from ds_bert.checkpoint.folder import CHECKPOINTS, Checkpoint, candidates, list_checkpoints
 from ds_bert.checkpoint.verify import find_model, newest_good, open_checkpoint
 from ds_bert.config import MICRO_BATCH, TrainingConfig
@@ -97,8 +97,10 @@ class Plan:
     @property
     def facts(self) -> dict[str, Any]:
         """What goes into a checkpoint, to be compared with (`ds_bert.checkpoint.facts`)."""
-        store = self.train_table.store
-        return {
+        store, config = self.train_table.store, self.config
+        is_branch = config.decay_from is not None
+        branch = {DECAY_START: config.max_steps - config.num_decay_steps} if is_branch else {}
+        return branch | {
             "model": {name: getattr(self.model_config, name) for name in pretrained.SHAPE_FIELDS},
             "optimizer": self.optimizer["type"],
             "precision": precision(self.engine_config),
@@ -124,12 +126,14 @@ def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
     """
     check_engine_config(recipe)
     optimizer_type, optimizer_params = check_optimizer(recipe.get("optimizer"))
-    batch = plan_batch(recipe, distributed.world_size())
+    batch = plan_batch(recipe, distributed.world_size(), config.elastic_batch)
+    if recipe[MICRO_BATCH] != AUTO:
+        recipe = {**recipe, MICRO_BATCH: batch.micro_batch_size}
     train_table = TokenStore.open(config.train_data).instances(config.max_seq_length)
     validation_table = _validation_table(config, train_table.store)
     for table in filter(None, (train_table, validation_table)):
         _check_objective(config, table)
-    resume_from = _find_start(config)
+    config, resume_from = _find_start(config)
     init_folder, source = None, None
     if config.init_from and resume_from is None:  # verified here, once: that reads all of it
         init_folder, source = find_model(config.init_from)
@@ -202,7 +206,23 @@ def _model_config(config: TrainingConfig, store: TokenStore, init_folder: str | 
     return model_config
 
 
-def _find_start(config: TrainingConfig) -> Checkpoint | None:
+def _find_start(config: TrainingConfig) -> tuple[TrainingConfig, Checkpoint | None]:
+    """Where to start, and the configuration; a branch that decays ends so long after its start."""
+    start = _find_checkpoint(config)
+    if config.decay_from is None:
+        return config, start
+    first = start.facts.get(DECAY_START) if start is not None else None
+    if start is None:
+        start = open_checkpoint(config.decay_from)
+        first = start.step
+    if first is None:
+        raise ConfigurationError(
+            f"decay_from: found {start.folder}, which is no branch; choose another output_dir"
+        )
+    return replace(config, max_steps=first + config.num_decay_steps), start
+
+
+def _find_checkpoint(config: TrainingConfig) -> Checkpoint | None:
     folder = Path(config.output_dir) / CHECKPOINTS
     if config.resume == "none":
         if existing := candidates(folder):
@@ -244,7 +264,17 @@ def _check_disk(plan: Plan) -> None:
 def checkpoint_bytes(plan: Plan) -> int:
     """About how large a checkpoint gets.
 
-    Per parameter: fp32 master weight (4), the optimizer's state, working copy, exported model (4).
+    Per parameter: fp32 master weight (4) and the optimizer's state, which ranks share out; working
+    copy and exported model (4), which are rank 0's.
     """
-    working = 4 if precision(plan.engine_config) == "fp32" else 2
-    return plan.num_parameters * (4 + plan.optimizer_entry.state_bytes + working + 4)
+    return plan.num_parameters * (_shared_bytes(plan) + 4 + plan.optimizer_entry.state_bytes)
+
+
+def copy_bytes(plan: Plan) -> int:
+    """About how much memory of the host rank 0 takes to save beside training."""
+    share = (4 + plan.optimizer_entry.state_bytes) / plan.batch.world_size
+    return round(plan.num_parameters * (_shared_bytes(plan) + share))
+
+
+def _shared_bytes(plan: Plan) -> int:
+    return 8 if precision(plan.engine_config) == "fp32" else 6

@@ -26,6 +26,7 @@ from ds_bert.guards.watchdog import Watchdog
 from ds_bert.model import pretrained
 from ds_bert.optim.bf16_optimizer import waitless
 from ds_bert.optim.optimizers import build_optimizer
+from ds_bert.optim.scatter import scatter_gradients
 from ds_bert.optim.schedules import build_scheduler
 from ds_bert.preflight import software
 from ds_bert.trackers.names import resolve
@@ -33,7 +34,7 @@ from ds_bert.trackers.trackers import Trackers
 from ds_bert.training import micro_batch
 from ds_bert.training.describe import as_record, describe, what_all_compute
 from ds_bert.training.plan import Plan, make_plan
-from ds_bert.training.state import State
+from ds_bert.training.saves import State
 from ds_bert.training.trainer import Trainer
 
 
@@ -102,7 +103,9 @@ def _settle_in(plan: Plan, folder: Path, start: Checkpoint) -> None:
                 "on from the newest"
             )
     if is_own:
-        tidy(folder, start.folder, config.keep_checkpoints, config.keep_every)
+        if distributed.rank() == 0:
+            tidy(folder, start.folder, config.keep_checkpoints, config.keep_every)
+        distributed.barrier()
 
 
 def start(plan: Plan, device: torch.device) -> tuple[Any, State]:
@@ -136,6 +139,7 @@ def build_engine(plan: Plan, device: torch.device) -> tuple[Any, torch.optim.Opt
         engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, lr_scheduler=scheduler, config=plan.engine_config
         )
+    scatter_gradients(engine)
     plan.optimizer_entry.bind(optimizer)
     return engine, optimizer
 

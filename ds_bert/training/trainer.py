@@ -2,19 +2,17 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 
 from ds_bert import distributed
-from ds_bert.checkpoint.folder import CHECKPOINTS
 from ds_bert.checkpoint.hf_folder import write_model_folder
-from ds_bert.checkpoint.saving import NotSaved, save_checkpoint, tidy
+from ds_bert.checkpoint.saving import WriteModel
 from ds_bert.checkpoint.state import set_random_state
 from ds_bert.divergence.detector import Divergence, DivergenceDetector, Launched, as_float
-from ds_bert.errors import STOPPED_ON_REQUEST, TrainingDiverged
+from ds_bert.errors import TrainingDiverged
 from ds_bert.evaluation.loop import evaluate
 from ds_bert.evaluation.metrics import MetricSums, total_loss
 from ds_bert.guards import standing, stop
@@ -24,10 +22,27 @@ from ds_bert.training.batches import Step, TrainingBatches
 from ds_bert.training.diverged import stop_diverged
 from ds_bert.training.log import RunLog
 from ds_bert.training.plan import Plan
-from ds_bert.training.state import Pending, State
+from ds_bert.training.saves import Saves, State
 
 _SLOW = 5.0  # seconds; in a step that takes longer ranks ask whether to stop,
 _PARTS = 16  # between so many parts
+
+
+class Pending(NamedTuple):
+    """The last step, until the host knows how it went.
+
+    Attributes:
+        step: its data.
+        launched: what diagnosis needs of it.
+        skipped: whether it was, as far as DeepSpeed knows.
+        flags: of any rank: skipped on the device, loss not a number, asked to stop, slow, and those
+            of `Saves`.
+    """
+
+    step: Step
+    launched: Launched
+    skipped: bool
+    flags: distributed.Flags
 
 
 class Trainer:
@@ -37,7 +52,6 @@ class Trainer:
     first micro-batch of the next one is on its way, so the GPU never runs out of work for that.
 
     Attributes:
-        before_commit: called on rank 0 before a checkpoint appears; raises where it must not.
         stop: whether this rank was asked to stop.
         settles_late: whether a step's outcome is read in the next one.
     """
@@ -52,16 +66,13 @@ class Trainer:
         request: stop.StopRequest | None = None,
     ):
         self.plan, self.engine, self.state, self.device = plan, engine, state, device
-        self.before_commit, self.stop = before_commit, request or stop.StopRequest()
-        self.config = plan.config
+        self.stop, self.config = request or stop.StopRequest(), plan.config
         folder, flops = Path(plan.config.output_dir), engine.module.flops
-        self.checkpoints = folder / CHECKPOINTS
+        self.saves = Saves(plan, engine, state.step, before_commit)
         self.log = RunLog(folder, state.step, self.config.max_steps, device, flops)
         self._losses = engine.module.losses
         self.sums = MetricSums(self._losses, device)
         self._stop_agreed = self._is_slow = self._was_cut = self._has_stepped = False
-        self._saved_step = state.step  # where this run started, or was saved
-        self._saved_at, self._is_save_due = time.monotonic(), False
         self._skips_logged = state.skipped_steps
         self._learning_rate = 0.0  # of the last step; the engine knows that of the next
         self._engine_skips = engine.skipped_steps  # restored with the engine
@@ -81,7 +92,7 @@ class Trainer:
         self.engine.train()
         self.engine.module.register_forward_pre_hook(standing.moved)
         self._check_replicas()
-        with self.log, batches.iterate(state.samples, state.step) as steps:
+        with self.log, self.saves, batches.iterate(state.samples, state.step) as steps:
             while state.step < config.max_steps:
                 standing.at("data" if self._has_stepped else "first step", state.step + 1)
                 with self.log.waiting():
@@ -98,24 +109,25 @@ class Trainer:
 
     def _do_what_is_due(self, last: bool) -> None:
         config, number = self.config, self.state.step
+        self.saves.go_on_if_done()
         if _is_due(number, config.check_interval):
             self._check_replicas()
         if number % config.log_interval == 0 or last:
             self._log()
         if last or _is_due(number, config.eval_interval):
             self._validate(last)
-        if last or self._is_save_due or _is_due(number, config.save_interval):
+        if last or self.saves.is_due(number):
             self._save(is_last=last)
-            self._saved_at, self._is_save_due = time.monotonic(), False
             self._stop_agreed = self._stop_agreed or stop.is_agreed(self.stop, self.device)
 
     def _leave(self) -> int:
-        """Stop on request; a save that was due has just been made."""
-        if self.state.step != self._saved_step:
+        """Stop on request; a save that was due has been made, or begun."""
+        self.saves.wait()
+        if self.state.step != self.saves.saved_step:
             self._save(is_last=True)
         why = f"at step {self.state.step} ({stop.reasons(self.stop)})"
         distributed.log(f"stopped on request {why}; start again to go on")
-        return STOPPED_ON_REQUEST
+        return stop.exit_code(self.stop)
 
     def _step(self, step: Step) -> None:
         """One optimizer step over the micro-batches of this rank.
@@ -163,7 +175,7 @@ class Trainer:
             ~torch.isfinite(launched.loss),
             bool(self.stop.reason),
             time.monotonic() - standing.NOW.since > _SLOW,
-            0 < 60 * self.config.save_minutes < time.monotonic() - self._saved_at,
+            *self.saves.flags(),
         )
         self._pending = Pending(step, launched, skipped, distributed.Flags(flags, self.device))
 
@@ -173,8 +185,8 @@ class Trainer:
             return
         pending, self._pending, state = self._pending, None, self.state
         self._settled = pending.step, pending.launched
-        skipped_on_device, not_finite, asked, self._is_slow, save_due = pending.flags.read()
-        self._is_save_due = self._is_save_due or save_due
+        skipped_on_device, not_finite, asked, self._is_slow, *of_saves = pending.flags.read()
+        self.saves.hear(*of_saves)
         if skipped_on_device:
             bf16_optimizer.take_back(self.engine)
         skipped = pending.skipped or skipped_on_device
@@ -192,10 +204,9 @@ class Trainer:
 
     def _is_any_due(self) -> bool:
         """Whether something comes after this step that has to know its outcome."""
-        config = self.config
-        intervals = [config.check_interval, config.log_interval]
-        intervals += [config.eval_interval, config.save_interval]
-        return self._is_save_due or any(_is_due(self.state.step, each) for each in intervals)
+        config, number = self.config, self.state.step
+        intervals = (config.check_interval, config.log_interval, config.eval_interval)
+        return self.saves.is_due(number) or any(_is_due(number, each) for each in intervals)
 
     @property
     def _shares(self) -> int:
@@ -208,9 +219,9 @@ class Trainer:
 
     def _diverged(self, found: Divergence) -> NoReturn:
         with self.log.paused():
-            stop_diverged(
-                found, self.plan, self.engine, *self._settled, self.detector, self._write_model
-            )
+            self.saves.wait()
+            writer = self._model_writer()
+            stop_diverged(found, self.plan, self.engine, *self._settled, self.detector, writer)
 
     def _log(self) -> None:
         metrics = self.sums.over_ranks()
@@ -251,34 +262,14 @@ class Trainer:
         self.log.log_validation(metrics)
 
     def _save(self, is_last: bool) -> None:
-        """Save; where that fails training goes on, unless nothing comes after."""
-        config, state = self.config, self.state
-        standing.at("save")
         with self.log.paused():
             try:
-                folder = save_checkpoint(
-                    self.checkpoints,
-                    state.step,
-                    self.engine,
-                    asdict(state),
-                    self.plan.facts,
-                    self._write_model,
-                    self.before_commit,
-                )
+                self.saves.save(self.state, self._model_writer(), is_last)
             except TrainingDiverged as error:
                 self._diverged(Divergence(str(error), 1))
-            except NotSaved as error:
-                again = f"start again to go on from the last one in {self.checkpoints}"
-                if is_last:
-                    raise NotSaved(f"step {state.step}: {error}; make room, then {again}") from None
-                distributed.log(f"warning: step {state.step}: {error}; training goes on")
-                return
-            self._saved_step = state.step
-            if state.consecutive_skips == 0:  # without progress nothing older gives way
-                tidy(self.checkpoints, folder, config.keep_checkpoints, config.keep_every)
-        distributed.log(f"saved {folder}")
 
-    def _write_model(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    def _model_writer(self) -> WriteModel:
+        """Writes a Hugging Face folder with what is known now, at any later time."""
         store = self.plan.train_table.store
         facts = {
             "steps": f"{self.state.step:,}",
@@ -287,7 +278,9 @@ class Trainer:
             "tokens in the corpus": f"{len(store.tokens):,}",
         }
         module, casing = self.engine.module, store.do_lower_case
-        write_model_folder(folder, module, weights, store.vocabulary, casing, facts)
+        return lambda folder, weights: write_model_folder(
+            folder, module, weights, store.vocabulary, casing, facts
+        )
 
 
 def _is_due(step: int, interval: int) -> bool:

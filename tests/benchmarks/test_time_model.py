@@ -112,9 +112,9 @@ def test_communication_of_a_ring():
     engine, parameters = ENGINES["before"], 336_000_000
     assert communication(parameters, 1, engine, NETWORK) == 0
     inside = communication(parameters, 8, engine, 1e9)  # no network inside a node
-    assert inside == pytest.approx(6 * parameters * 7 / 8 / 370e9 + 21e-5)
+    assert inside == pytest.approx(6 * parameters * 7 / 8 / 370e9 + (21 + 18) * 1e-5)
     across = communication(parameters, 64, engine, 45e9)
-    assert across == pytest.approx(6 * parameters * 63 / 64 / 45e9 + 189e-5)
+    assert across == pytest.approx(6 * parameters * 63 / 64 / 45e9 + (189 + 36) * 1e-5)
 
 
 def test_tiles_of_a_product():

@@ -34,13 +34,18 @@ def assert_ends_alike(run, expected):
     assert all(torch.equal(tensor, weights[name]) for name, tensor in expected.items())
 
 
-@pytest.mark.parametrize(("kept", "most"), [(None, 12), (0.5, 6)], ids=["killed", "power cut"])
-def test_a_run_goes_on_after_a_crash_at_any_file_operation(recipe, tmp_path, kept, most):
-    """Three saves, the last of which prunes."""
+@pytest.mark.parametrize(
+    ("beside", "kept", "most"),
+    [("true", None, 12), ("true", 0.5, 6), ("false", None, 6)],
+    ids=["killed", "power cut", "killed, training stands still"],
+)
+def test_a_run_goes_on_after_a_crash_at_any_file_operation(recipe, tmp_path, beside, kept, most):
+    """Three saves, the last of which prunes; beside training they come from a thread."""
     run = recipe.parent / "run"
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir()
-    taken = snapshots(run, lambda: train(recipe), tmp_path / "copies", kept)
+    into = tmp_path / "copies"
+    taken = snapshots(run, lambda: train(recipe, "--async_save", beside), into, kept)
     expected = load_file(run / END)
     assert len(taken) > 80
     for snapshot in sample(taken, most):

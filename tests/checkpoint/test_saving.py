@@ -16,6 +16,7 @@ from training_util import make_data, write_recipe
 from ds_bert import distributed, files
 from ds_bert.checkpoint import manifest, saving
 from ds_bert.checkpoint.manifest import read_manifest
+from ds_bert.checkpoint.part import Part
 from ds_bert.commands.train import main
 from ds_bert.training import run, trainer
 
@@ -68,13 +69,16 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("place", "beside"),
+    [*((place, "true") for place in PLACES), ("moments", "false"), ("manifest", "false")],
+)
 def test_a_full_disk_costs_a_save_and_not_the_run(
-    tmp_path, data, expected, monkeypatch, capsys, place
+    tmp_path, data, expected, monkeypatch, capsys, place, beside
 ):
     module, name, at = PLACES[place]
     monkeypatch.setattr(module, name, failing(getattr(module, name), at))
-    assert train(write_recipe(tmp_path, data, section=SECTION)) == 0
+    assert train(write_recipe(tmp_path, data, section=SECTION), "--async_save", beside) == 0
     out = capsys.readouterr().out
     assert "warning: step 2: no checkpoint could be written (rank 0 (" in out
     assert "No space left on device); training goes on" in out
@@ -84,7 +88,7 @@ def test_a_full_disk_costs_a_save_and_not_the_run(
 
 
 def test_a_disk_that_is_full_in_the_middle_of_a_file(tmp_path):
-    part, limits = saving.Part(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    part, limits = Part(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         part.save({"weights": torch.zeros(1_000_000)}, tmp_path / "weights.pt")
@@ -95,7 +99,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_file(tmp_path):
 
 
 def test_an_error_of_the_program_in_a_save_is_no_failing_disk(tmp_path):
-    with pytest.raises(RuntimeError, match="ours"), saving.Part(tmp_path).failing_quietly():
+    with pytest.raises(RuntimeError, match="ours"), Part(tmp_path).failing_quietly():
         raise RuntimeError("ours")
 
 

@@ -185,6 +185,17 @@ def test_the_batch_equation(keys, expected):
     assert len(notes) == ("train_batch_size" not in keys)
 
 
+def test_an_elastic_batch_leaves_the_accumulation_to_the_ranks():
+    keys = {"train_batch_size": 24, "train_micro_batch_size_per_gpu": 4}
+    recipe, _, notes = translate(
+        keys | {"gradient_accumulation_steps": 3}, {"elastic_batch": True}, 4
+    )
+    assert recipe == keys and len(notes) == 1
+    keys = {"train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 3}
+    with pytest.raises(ConfigurationError, match=r"train_batch_size .* the size that stays"):
+        translate(keys, {"elastic_batch": True}, 4)
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from transformers import get_scheduler
+from transformers import get_scheduler, get_wsd_schedule
 
 from ds_bert.config import TrainingConfig
 from ds_bert.errors import ConfigurationError
@@ -55,6 +55,38 @@ def test_without_warmup(kind, first, last):
 def test_only_warmup(kind):
     assert factor(T - 2, kind, warmup=T) == pytest.approx(0.99 if kind == "poly" else 0.98)
     assert 0 <= factor(T, kind, warmup=T) <= 1
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("1-sqrt", [1, 1, 0.5, 1 - math.sqrt(0.81)]),
+        ("linear", [1, 1, 0.75, 0.19]),
+        ("cosine", [1, 1, (2 + math.sqrt(2)) / 4, (1 + math.cos(math.pi * 0.81)) / 2]),
+    ],
+)
+def test_stable_then_decay(form, expected):
+    """Stable up to and with the update at which the decay begins, in the form that is asked for."""
+    shape = {"lr_scheduler_type": "wsd", "max_steps": 200, "warmup_steps": 20}
+    found = [
+        learning_rate_factor(step, **shape, decay_steps=100, decay_type=form)
+        for step in (20, 100, 125, 181)
+    ]
+    assert found == pytest.approx(expected)
+    assert learning_rate_factor(200, **shape, decay_steps=100, decay_type=form) == pytest.approx(0)
+    assert learning_rate_factor(200, **shape, decay_steps=0) == 1
+
+
+@pytest.mark.parametrize("form", ["linear", "cosine", "1-sqrt"])
+def test_stable_then_decay_as_in_transformers(form):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    reference = get_wsd_schedule(
+        optimizer, W, 30, num_training_steps=T, decay_type=form, min_lr_ratio=0.1
+    ).lr_lambdas[0]
+    shape = {"lr_scheduler_type": "wsd", "max_steps": T, "warmup_steps": W, "decay_steps": 30}
+    shape |= {"decay_type": form, "min_lr_ratio": 0.1, "warmup_min_ratio": 0.1}
+    for step in range(T + 1):
+        assert learning_rate_factor(step, **shape) == pytest.approx(reference(step)), step
 
 
 @pytest.mark.parametrize(

@@ -73,3 +73,14 @@ def test_a_tracker_that_is_not_installed_is_refused_at_once(tmp_path, golden, mo
         capsys.readouterr()
     )
     assert not (tmp_path / "run/config.json").exists()
+
+
+@pytest.mark.usefixtures("one_process_group")
+def test_the_plan_says_how_often_to_save(tmp_path, golden, capsys):
+    """Young's formula by hand: a save of 1 s, sqrt(2 x 1 x 86,400) = 416 s; a month: 2,277 s."""
+    recipe = write_recipe(tmp_path, make_data(tmp_path / "data", golden))
+    assert exit_code(main, "--ds_config", recipe, "--dry_run") == 0
+    told = (
+        "best every 7 minutes if a host fails once a day, 38 if once a month (1 host, 1.0 s a save)"
+    )
+    assert f"saving: {told}" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from training_util import make_data, write_recipe
 from ds_bert.commands.train import main
 from ds_bert.errors import ConfigurationError
 from ds_bert.guards.stop import StopAgreed
-from ds_bert.training import run, trainer
+from ds_bert.training import run, saves, trainer
 from ds_bert.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_process_group")
@@ -91,16 +91,17 @@ def test_in_a_validation(recipe, whole, tmp_path, requests, monkeypatch, capsys)
     assert_goes_on(recipe, tmp_path, whole)
 
 
-def test_in_a_save_which_is_then_the_last(recipe, whole, tmp_path, requests, monkeypatch):
-    original = trainer.save_checkpoint
+@pytest.mark.parametrize("beside", ["true", "false"])
+def test_in_a_save_which_is_then_the_last(recipe, whole, tmp_path, requests, monkeypatch, beside):
+    original = saves.save_in_stages
 
     def save(*args):
         requests[-1].ask("a test")
         return original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "save_checkpoint", save)
-        assert train(recipe, tmp_path) == 75
+        patch.setattr(saves, "save_in_stages", save)
+        assert train(recipe, tmp_path, "--async_save", beside) == 75
     assert saved(tmp_path) == ["step_3"]
     assert_goes_on(recipe, tmp_path, whole)
 
@@ -148,6 +149,7 @@ def test_saves_by_the_clock(recipe, whole, tmp_path, monkeypatch, late):
 
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
     monkeypatch.setattr(trainer, "time", clock)
+    monkeypatch.setattr(saves, "time", clock)
     monkeypatch.setattr(trainer, "_SLOW", 1e9)
     monkeypatch.setattr(Trainer, "_step", step)
     flags = ("--save_minutes", "1.5", "--save_interval", "0", "--keep_checkpoints", "6")

@@ -48,6 +48,17 @@ def _loop(scene: Scene) -> None:
     scene.goes_on()
 
 
+@fault("hang.disk", "the disk of rank 1 hangs while it writes beside training", launches=3)
+def _disk(scene: Scene) -> None:
+    stuck = {"do": "sleep", "place": "write", "seconds": 3600, "at": 4, "rank": 1}
+    job = scene.train(*WATCHED, sabotage=[stuck])
+    job.wait_for_line("the save before is still being written")
+    job.strike()
+    scene.ends(job, {6}, limit=12 * LIMIT)
+    scene.says(job, "rank 1")
+    scene.goes_on()
+
+
 def fails(scene: Scene, place: str, rank: int, at: int) -> None:
     """An error of the program on one rank ends all, with its traceback."""
     job = scene.train(sabotage=[{"do": "fail", "place": place, "at": at, "rank": rank}])

@@ -2,6 +2,7 @@
 
 from functools import partial
 from signal import SIGKILL, SIGTERM
+from typing import Any
 
 from ds_bert.errors import STOPPED_ON_REQUEST
 from torture.moments import PHASES, run_until
@@ -10,6 +11,7 @@ from torture.scene import Scene
 from torture.table import fault
 
 SLOWLY = [{"do": "sleep", "place": "step", "seconds": 0.25}]  # half a second a step
+SLOW_DISK = [{"do": "sleep", "place": "write", "seconds": 0.3}]
 LAUNCHERS = (("torchrun", ""), ("deepspeed", ""), ("deepspeed", "deepspeed.launcher.launch"))
 VICTIMS = {"rank 0": (0,), "rank 1": (1,), "all ranks": ()}
 
@@ -18,9 +20,11 @@ VICTIMS = {"rank 0": (0,), "rank 1": (1,), "all ranks": ()}
 PATIENCE = ("--watchdog_seconds", "30")
 
 
-def kill(scene: Scene, phase: str, ranks: tuple[int, ...], launcher: str = "ranks") -> None:
+def kill(
+    scene: Scene, phase: str, ranks: tuple[int, ...], launcher: str = "ranks", **how: Any
+) -> None:
     """Kill, see all processes end, start again."""
-    job = run_until(scene, phase, *PATIENCE, launcher=launcher)
+    job = run_until(scene, phase, *PATIENCE, launcher=launcher, **how)
     job.signal(SIGKILL, *map(job.rank, ranks))
     scene.ends(job, limit=80)
     scene.goes_on()
@@ -31,6 +35,11 @@ for _phase in PHASES:
         _name = f"kill.{_words.replace(' ', '_')}.{_phase}"
         _inject = partial(kill, phase=_phase, ranks=_ranks)
         fault(_name, f"SIGKILL to {_words}: {_phase}")(_inject)
+
+for _words, _ranks in VICTIMS.items():
+    _name = f"kill.{_words.replace(' ', '_')}.in_flight"
+    _inject = partial(kill, phase="saving", ranks=_ranks, sabotage=SLOW_DISK)
+    fault(_name, f"SIGKILL to {_words}: a slow disk writes beside training")(_inject)
 
 for _launcher in ("torchrun", "deepspeed"):
     _inject = partial(kill, phase="training", ranks=(1,), launcher=_launcher)

@@ -7,10 +7,11 @@ nvidia_bert_dataset_provider.py, pytorch_pretrained_bert/optimization.py).
 from pathlib import Path
 from typing import Any
 
-from ds_bert.config import SECTION, load_json
+from ds_bert.config import SECTION
 from ds_bert.dialects import sources
 from ds_bert.dialects.draft import Draft, refuse_if
 from ds_bert.dialects.flags import Given, answered, boolean, obeyed, refused, table, whole
+from ds_bert.strict_json import load_json
 
 _KERNEL = (
     "chooses DeepSpeed's transformer kernel or saves its memory; here: own layers, chosen at the "
