@@ -15,7 +15,8 @@ ROOMS = (
     # Single files, for all.
     *("errors", "files", "progress", "strict_json", "config", "recipes", "compiled", "retries"),
     *("launcher", "distributed", "trackers"),
-    *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing", "bridges"),
+    *("rng", "text", "tokenizer", "dataset", "staging"),
+    *("instances", "reports", "run_report", "preprocessing", "bridges"),
     *("deepspeed_files", "dialects", "preflight"),
     *("model", "optim", "checkpoint", "weights", "evaluation", "guards", "divergence"),
     *("costs", "training"),

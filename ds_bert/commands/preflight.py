@@ -98,6 +98,7 @@ def _about(recipe_name: str | None, flags: list[str], world_size: int) -> tuple[
         "data": {name: folder for name, folder in data.items() if folder},
         "max_seq_length": config.max_seq_length,
         "output_dir": config.output_dir,
+        "local_data": config.local_data,
     }
     try:
         batch = plan_batch(recipe, world_size, config.elastic_batch)

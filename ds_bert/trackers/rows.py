@@ -8,7 +8,7 @@ from typing import Any
 from ds_bert.files import parse_json
 
 _KINDS = ("train", "validation")
-_NO_VALUES = ("kind", "step", "time")
+_NO_VALUES = ("kind", "step", "time", "started")
 
 
 def values_of(kind: str, row: dict[str, Any]) -> dict[str, float]:

@@ -44,6 +44,7 @@ def describe(plan: Plan) -> str:
         "validation data": f"{config.validation_data}: {len(validation.rows):,} instances"
         if validation
         else "none",
+        **({"local data": _local_data(plan)} if config.local_data else {}),
         **({"corpora": corpora} if corpora else {}),
         "masks": "stored in the data set" if table.masks else str(plan.masks),
         "batch": f"train_batch_size {plan.batch.train_batch_size:,}, micro-batch to be measured"
@@ -67,6 +68,12 @@ def _num_tokens(plan: Plan, num_samples: int) -> float:
     samples = np.linspace(0, num_samples - 1, min(num_samples, _SAMPLE)).astype(np.int64)
     lengths = sequence_lengths(plan.train_table, plan.order.locate(samples)[0])
     return float(f"{lengths.mean() * num_samples:.3g}")
+
+
+def _local_data(plan: Plan) -> str:
+    if plan.config.dry_run:
+        return f"to be copied to {plan.config.local_data} on each host"
+    return str(plan.train_table.store.folder)
 
 
 def _before(plan: Plan, checkpoint: Checkpoint) -> str:
@@ -103,7 +110,7 @@ def _trackers(config: TrainingConfig) -> str:
 def _schedule(config: TrainingConfig) -> str:
     """Its form, and whatever differs from the defaults."""
     parts = [f"{config.lr_scheduler_type}, warm-up {config.num_warmup_steps:,} steps"]
-    usual = {item.name: item.default for item in fields(config)}
+    usual = {item.name: item.default for item in fields(config)} | {"decay_steps": 0}
     for name, value in config.schedule.items():
         if name not in ("lr_scheduler_type", "max_steps", "warmup_steps") and value != usual[name]:
             parts.append(f"{name} {value}")
@@ -136,12 +143,13 @@ def as_record(plan: Plan) -> dict[str, Any]:
         "optimizer": plan.optimizer,
         "batch": asdict(plan.batch),
         "model_config": plan.model_config.to_diff_dict(),
+        "num_parameters": plan.num_parameters,
         "facts": plan.facts,
     }
 
 
 # Paths, which may differ between hosts; what they lead to is compared.
-_PATHS = {"model", "train_data", "validation_data", "output_dir"}
+_PATHS = {"model", "train_data", "validation_data", "local_data", "output_dir"}
 _PATHS |= {"resume", "init_from", "decay_from"}
 
 

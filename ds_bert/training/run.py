@@ -29,6 +29,7 @@ from ds_bert.optim.optimizers import build_optimizer
 from ds_bert.optim.scatter import scatter_gradients
 from ds_bert.optim.schedules import build_scheduler
 from ds_bert.preflight import software
+from ds_bert.staging.page_cache import Warming
 from ds_bert.trackers.names import resolve
 from ds_bert.trackers.trackers import Trackers
 from ds_bert.training import micro_batch
@@ -62,7 +63,9 @@ def _run(
         if config.rollback:
             roll_back(output_dir)
         stop.look_into(output_dir)
-        return _train(_plan(config, recipe, device), device, lock, stop)
+        plan = _plan(config, recipe, device)
+        with Warming(plan.train_table):
+            return _train(plan, device, lock, stop)
 
 
 def _plan(config: TrainingConfig, recipe: dict[str, Any], device: torch.device) -> Plan:

@@ -39,7 +39,9 @@ def run(folder, tracker, start, end, offset=0.0, is_branch=False):
         for step in range(start + 10, end + 1, 10):
             row = {"mlm_loss": step + offset, "mfu": None, "trust": {"a.b": 0.25}, "time": 1e9}
             with path.open("a") as file:
-                file.write(json.dumps({"kind": "train", "step": step, **row}) + "\n")
+                file.write(
+                    json.dumps({"kind": "train", "step": step, "started": 1e9, **row}) + "\n"
+                )
             trackers.log("train", step, row)
             trackers.log("validation", step, {"mlm_loss": -step})
             trackers.log("end", step, {"seconds": 3.0})
