@@ -89,7 +89,7 @@ def report(checked: Checked, source: ExportSource, examples: bool = True) -> Rep
     batch, what = checked.batch, "random tokens; its data are not in reach (--data)"
     if source.store is not None:
         what = source.store.folder.name
-    largest = max(checked.differences, key=lambda found: found.largest / found.scale)
+    largest = max(checked.differences, key=lambda found: found.largest / (found.scale or 1.0))
     programs = ", ".join(dict.fromkeys(found.program for found in checked.differences))
     lines = [
         (

@@ -121,6 +121,7 @@ def compare_tokenizers(
         name = f"{type(exported).__name__} ({'fast' if exported.is_fast else 'in Python'})"
         ids = _ids(exported, some)
         _require_reference(name, some, ids, _ids(reference, some))
+        _require_pair(name, exported, vocabulary, (some[0], some[-1]), (ids[0], ids[-1]))
         found.append(_compare(name, exported, ours, some, ids))
     return found
 
@@ -148,6 +149,24 @@ def _require_reference(
                 f"{name} of the export is not the tokenizer of the data's vocabulary and casing: "
                 f"it reads {text[:60]!r} in another way; nothing was written"
             )
+
+
+def _require_pair(
+    name: str,
+    tokenizer: Any,
+    vocabulary: Vocabulary,
+    texts: tuple[str, str],
+    ids: tuple[list[int], list[int]],
+) -> None:
+    """A pair has to become [CLS] A [SEP] B [SEP], with segments as in training."""
+    first, second = [vocabulary.cls_id, *ids[0], vocabulary.sep_id], [*ids[1], vocabulary.sep_id]
+    found = tokenizer(*texts, return_token_type_ids=True, verbose=False)
+    expected = (first + second, [0] * len(first) + [1] * len(second))
+    if (found["input_ids"], found["token_type_ids"]) != expected:
+        raise CheckpointError(
+            f"{name} of the export makes {tokenizer.decode(found['input_ids'])[:80]!r} of a pair, "
+            "expected [CLS] A [SEP] B [SEP] with segments 0 and 1; nothing was written"
+        )
 
 
 def _compare(

@@ -1,6 +1,7 @@
 """Where Hugging Face's tokenizer differs from ours, and why."""
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 from training_util import make_data
 from transformers import BertTokenizer
 
@@ -53,6 +54,7 @@ def test_a_difference_without_a_known_reason_is_told_too(folder, vocabulary, mon
     monkeypatch.setattr(
         same_tokens, "_ids", lambda tokenizer, texts: [ids[:-1] for ids in theirs(tokenizer, texts)]
     )
+    monkeypatch.setattr(same_tokens, "_require_pair", lambda *_: None)
     monkeypatch.setattr(same_tokens, "_differs", lambda *_: False)
     fast = same_tokens.compare_tokenizers(folder, vocabulary, True, ["the end of the day"])[0]
     assert dict(fast.kinds) == {same_tokens.OTHER: 1}
@@ -66,6 +68,19 @@ def test_a_tokenizer_of_another_casing_is_refused(folder, vocabulary, casing):
         return
     with pytest.raises(CheckpointError, match="not the tokenizer of the data's vocabulary"):
         same_tokens.compare_tokenizers(folder, vocabulary, False, ["The House"])
+
+
+@pytest.mark.parametrize("pair", ["$A:0 $B:1", "[CLS]:0 $A:0 [SEP]:0 $B:0 [SEP]:0"])
+def test_pairs_without_their_special_tokens_or_segments_are_refused(folder, vocabulary, pair):
+    tokenizer = BertTokenizer.from_pretrained(folder)
+    texts, ids = ("the end", "of it"), tuple(same_tokens._ids(tokenizer, ["the end", "of it"]))
+    same_tokens._require_pair("x", tokenizer, vocabulary, texts, ids)
+    special = [(token, vocabulary.ids[token]) for token in ("[CLS]", "[SEP]")]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A", pair=pair, special_tokens=special
+    )
+    with pytest.raises(CheckpointError, match=r"expected \[CLS\] A \[SEP\] B"):
+        same_tokens._require_pair("x", tokenizer, vocabulary, texts, ids)
 
 
 def test_sentences_come_back_from_their_tokens(tmp_path, golden, vocabulary):
