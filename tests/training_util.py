@@ -45,6 +45,7 @@ def write_recipe(folder: Path, data: Path, *, section=None, **engine) -> Path:
             "eval_interval": 0,
             "save_interval": 0,
             "report_seconds": 0,
+            "report_to": "none",
             **(section or {}),
         },
     }
