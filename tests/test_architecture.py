@@ -18,7 +18,7 @@ ROOMS = (
     *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing", "bridges"),
     *("deepspeed_files", "dialects", "preflight"),
     *("model", "optim", "checkpoint", "weights", "evaluation", "guards", "divergence"),
-    *("costs", "training", "rehearsal"),
+    *("costs", "advice", "training", "rehearsal"),
     *("launching", "commands"),
     *("train", "evaluate"),  # doors
 )

@@ -1,1 +1,1 @@
-"""What a run costs before it has begun: memory, hours, price, saves and failures; advice."""
+"""What a run costs before it has begun: memory, hours, price, saves and failures."""

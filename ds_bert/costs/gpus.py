@@ -3,6 +3,7 @@
 import re
 from typing import NamedTuple
 
+from ds_bert.costs.hours import Speed
 from ds_bert.errors import ConfigurationError, suggest
 from ds_bert.model.flops import PEAK_TFLOPS
 
@@ -64,3 +65,11 @@ def named(text: str) -> GPUs:
         )
     name, memory = KNOWN[kind]
     return GPUs(kind, number, PEAK_TFLOPS[name] * 1e12, memory)
+
+
+def assumed_speed(gpus: GPUs, mfu: float | None) -> Speed:
+    """Of GPUs that are not here."""
+    share = ASSUMED_MFU if mfu is None else mfu
+    source = f"of {gpus} at {share:.0%} of their bf16 peak of {gpus.peak / 1e12:,.0f} TFLOP/s"
+    source += " (assumed: --mfu)" if mfu is None else " (--mfu)"
+    return Speed(gpus.number * gpus.peak * share, f"{source}, not measured")

@@ -18,6 +18,7 @@ _SAVED_INNER = 2  # of the intermediate size
 _SAVED_SQUARES = 3  # of heads x length: softmax, noise, what is left of it
 _EMBEDDING_ELEMENTS = 4  # sum, LayerNorm's input, noise, output
 MAX_LOGITS_BYTES = 2 << 30  # kernels/masked_lm_head.py works off more in chunks
+_LIBRARIES_BYTES = 0.12e9  # what the first steps on a CPU load and compile. Measured: docs/costs.md
 _CONTEXT_BYTES = 1.0e9  # a CUDA context and its libraries. Assumed, not measured
 
 
@@ -76,15 +77,21 @@ def parts(rank: Rank, process: float | None = None) -> dict[str, float]:
         process: of the program before there is a model; None: what a GPU's libraries are assumed
             to take.
     """
+    kept, head = activations(rank), max(_logits(rank), _validation_logits(rank))
+    # A CPU keeps what is freed (distributed.py), and batches of other sizes do not fit into it:
+    # as much again. Measured: docs/costs.md.
+    fragments = {} if rank.is_gpu else {"fragments": kept + head}
+    libraries = 0.0 if rank.is_gpu else _LIBRARIES_BYTES
     return {
         "weights": rank.width * rank.num_parameters,
         "masters": 4 * rank.share if rank.stage else 0.0,
         "moments": rank.state_bytes * rank.share,
         "gradients": _gradients(rank),
-        "activations": activations(rank),
-        "head": max(_logits(rank), _validation_logits(rank)),
+        "activations": kept,
+        "head": head,
         "buffers": _buffers(rank),
-        "program": _CONTEXT_BYTES if process is None else process,
+        **fragments,
+        "program": _CONTEXT_BYTES if process is None else process + libraries,
     }
 
 

@@ -9,14 +9,14 @@ from ds_bert import distributed
 from ds_bert.costs import gpus as known_gpus
 from ds_bert.costs import memory
 from ds_bert.costs.contradictions import contradictions
-from ds_bert.costs.gpus import GPUs
+from ds_bert.costs.gpus import GPUs, assumed_speed
 from ds_bert.costs.hours import Speed, Work, price, seconds
 from ds_bert.costs.memory import Rank
 from ds_bert.costs.options import Questions
 from ds_bert.costs.shipped import within
 from ds_bert.errors import ConfigurationError
 from ds_bert.guards.stop import StopRequest
-from ds_bert.rehearsal.figures import assumed_speed, rank_of, sample, work_of
+from ds_bert.rehearsal.figures import rank_of, sample, work_of
 from ds_bert.rehearsal.steps import probe
 from ds_bert.training.deepspeed_config import plan_batch
 from ds_bert.training.describe import describe
@@ -144,7 +144,7 @@ def _time(
     took = seconds(work, speed)
     yield (
         "hours",
-        f"{took.total / 3600:,.2f} ({duration(took.total)}: training {duration(took.training)}, "
+        f"{took.total / 3600:,.4g} ({duration(took.total)}: training {duration(took.training)}, "
         f"validation {duration(took.validation)}, saves {duration(took.saves)}) at "
         f"{speed.flops_per_second:.3g} FLOP/s, the speed {speed.source}",
     )

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ds_bert import distributed
-from ds_bert.costs.gpus import ASSUMED_MFU, GPUs
-from ds_bert.costs.hours import Speed, Work
+from ds_bert.costs.gpus import GPUs
+from ds_bert.costs.hours import Work
 from ds_bert.costs.interval import copy_seconds, save_seconds
 from ds_bert.costs.memory import Rank
 from ds_bert.instances.collate import count_masked_tokens, sequence_lengths
@@ -83,11 +83,3 @@ def rank_of(plan: Plan, average: Sample, gpus: GPUs | None, micro_batch_size: in
         is_gpu=is_gpu,
         copy_bytes=copy_bytes(plan) if saves_beside else 0,
     )
-
-
-def assumed_speed(gpus: GPUs, mfu: float | None) -> Speed:
-    """Of GPUs that are not here."""
-    share = ASSUMED_MFU if mfu is None else mfu
-    source = f"of {gpus} at {share:.0%} of their bf16 peak of {gpus.peak / 1e12:,.0f} TFLOP/s"
-    source += " (assumed: --mfu)" if mfu is None else " (--mfu)"
-    return Speed(gpus.number * gpus.peak * share, f"{source}, not measured")

@@ -82,7 +82,8 @@ def test_memory_of_fp32_on_a_cpu():
     found, n = memory.parts(rank, process=5e8), 336e6
     persistent = ("weights", "masters", "moments", "gradients")
     assert sum(found[name] for name in persistent) == (4 + 4 + 8 + 12) * n
-    assert found["program"] == 5e8
+    assert found["program"] == 5e8 + 0.12e9
+    assert found["fragments"] == found["activations"] + found["head"]
     # Attention's squares are kept there: twice the length, more than twice the bytes.
     longer = replace(rank, max_seq_length=256)
     assert memory.activations(longer) > 2.05 * memory.activations(rank)
