@@ -82,11 +82,11 @@ def _of_data(work: Work) -> Iterator[Warning]:
             f"{work.num_rows:,}; take a smaller train_batch_size or more text",
         )
     if work.epochs > GOOD_EPOCHS:
-        worth = "little" if work.epochs > MANY_EPOCHS else "less"
+        worth = "hardly anything" if work.epochs > MANY_EPOCHS else "less than new text"
         yield Warning(
             _WASTE if work.epochs > MANY_EPOCHS else _DOUBT,
             f"the data are repeated {work.epochs:,.1f} times; beyond {GOOD_EPOCHS} a repetition is "
-            f"worth {worth} than new text (Muennighoff et al. 2023); train shorter, or on more",
+            f"worth {worth} (Muennighoff et al. 2023); train shorter, or on more",
         )
 
 

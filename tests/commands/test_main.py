@@ -34,7 +34,7 @@ def test_alone_it_says_what_there_is(capsys, line):
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("preproces", 'did you mean "preprocess"?'), ("xyz", "known: advise, convert-")]
+    ("name", "hint"), [("preproces", 'did you mean "preprocess"?'), ("xyz", "known: advise, conv")]
 )
 def test_an_unknown_command(capsys, name, hint):
     assert exit_code(main, name) == 2
