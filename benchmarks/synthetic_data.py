@@ -8,12 +8,14 @@ it is an estimate: 80 % are full, the others uniform; mean 115.
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ds_bert.dataset.format import FORMAT, INSTANCE_DTYPE, META, OFFSET_DTYPE, VERSION, VOCABULARY
 from ds_bert.dataset.format import SENTENCE_END_DTYPE as END_DTYPE
+from ds_bert.dataset.npy import NpyWriter
 from ds_bert.dataset.options import MLM_NSP, NUM_SPECIAL_TOKENS, InstanceOptions
 from ds_bert.tokenizer.vocabulary import SPECIAL_TOKENS, Vocabulary
 
@@ -44,6 +46,7 @@ def write_dataset(
     max_seq_lengths: tuple[int, ...],
     num_instances: int,
     vocab_size: int = VOCAB_SIZE,
+    num_tokens: int = NUM_TOKENS,
 ) -> Path:
     """A data set as scripts/preprocess.py writes it, with tokens as skewed as words are."""
     folder.mkdir(parents=True)
@@ -52,8 +55,8 @@ def write_dataset(
     vocabulary = Vocabulary([*SPECIAL_TOKENS, *words])
     vocabulary.save(folder / VOCABULARY)
     first = len(SPECIAL_TOKENS)
-    ids = first * (vocab_size / first) ** random.random(NUM_TOKENS)  # Zipf's law
-    ends = np.array([0, NUM_TOKENS])
+    ids = first * (vocab_size / first) ** random.random(num_tokens)  # Zipf's law
+    ends = np.array([0, num_tokens])
     arrays = {
         "tokens": ids.astype(vocabulary.token_dtype),
         "sentence_ends": ends[1:].astype(END_DTYPE),
@@ -62,7 +65,7 @@ def write_dataset(
     }
     lengths = {}
     for length in max_seq_lengths:
-        arrays[f"seq{length}/instances"] = _rows(kind, length, num_instances, random)
+        arrays[f"seq{length}/instances"] = _rows(kind, length, num_instances, num_tokens, random)
         lengths[str(length)] = {
             "options": asdict(_options(length)),
             "num_instances": num_instances,
@@ -72,7 +75,7 @@ def write_dataset(
         "format": FORMAT,
         "version": VERSION,
         "vocabulary": {"sha256": vocabulary.sha256, "size": vocabulary.size},
-        "counts": {"documents": 1, "sentences": 1, "tokens": NUM_TOKENS},
+        "counts": {"documents": 1, "sentences": 1, "tokens": num_tokens},
         "do_lower_case": True,
         "fingerprint": f"random tokens, {kind}",
         "lengths": lengths,
@@ -96,18 +99,21 @@ def _options(max_seq_length: int) -> InstanceOptions:
     )
 
 
-def _rows(kind: str, max_seq_length: int, count: int, random: np.random.Generator) -> NDArray:
-    num_tokens = draw_lengths(kind, max_seq_length, count, seed=2) - NUM_SPECIAL_TOKENS[MLM_NSP]
+def _rows(
+    kind: str, max_seq_length: int, count: int, num_tokens: int, random: np.random.Generator
+) -> NDArray:
+    lengths = draw_lengths(kind, max_seq_length, count, seed=2) - NUM_SPECIAL_TOKENS[MLM_NSP]
     rows = np.zeros(count, INSTANCE_DTYPE)
-    for name, share in (("a", num_tokens // 2), ("b", num_tokens - num_tokens // 2)):
+    for name, share in (("a", lengths // 2), ("b", lengths - lengths // 2)):
         rows[f"{name}_length"] = share
-        rows[f"{name}_start"] = random.integers(NUM_TOKENS - max_seq_length, size=count)
+        rows[f"{name}_start"] = random.integers(num_tokens - max_seq_length, size=count)
     rows["is_random_next"] = random.integers(2, size=count)
     return rows
 
 
-def _save(folder: Path, name: str, array: NDArray) -> dict[str, int]:
+def _save(folder: Path, name: str, array: NDArray) -> dict[str, Any]:
     path = folder / f"{name}.npy"
     path.parent.mkdir(exist_ok=True)
-    np.save(path, array)
-    return {"bytes": path.stat().st_size}
+    with NpyWriter(path, array.dtype) as writer:
+        writer.append(array)
+        return writer.close()

@@ -54,6 +54,7 @@ class TrainingConfig:
     )
     train_data: str = option("data/train", "data set folder made by scripts/preprocess.py")
     validation_data: str = option("data/validation", 'data set folder, "" for no validation')
+    local_data: str = option("", 'folder on each host\'s own disk, to copy the data to; "": none')
     output_dir: str = option("runs/default", "folder of this run")
     max_seq_length: int = option(128, "which instances of the data set to train on, tokens")
     max_steps: int = option(10_000, "optimizer steps in all; the schedule ends there")
@@ -101,6 +102,8 @@ class TrainingConfig:
     )
     seed: int = option(42, "seed of weights, dropout, sample order and masks")
     log_interval: int = option(10, "optimizer steps between two lines of the log")
+    report_to: str = option("auto", "tensorboard, wandb, trackio, mlflow, with commas; or none")
+    report_seconds: float = option(60.0, "seconds between two writings of report.html; 0: none")
     eval_interval: int = option(500, "optimizer steps between two validations; 0: only at the end")
     eval_batch_size: int = option(32, "sequences per forward pass of a validation, per rank")
     max_eval_sequences: int = option(
@@ -122,8 +125,7 @@ class TrainingConfig:
         "one; 0: never",
     )
     watchdog_seconds: int = option(
-        600,
-        "end the run where a rank makes no progress for so long; 0: wait for ever",
+        600, "end the run where a rank makes no progress for so long; 0: wait for ever"
     )
     check_interval: int = option(
         100, "optimizer steps between two checks that all ranks hold the same weights; 0: never"
@@ -152,6 +154,9 @@ class TrainingConfig:
     packed: bool = option(
         False, "deal sequences out so that micro-batches have nearly the same number of tokens"
     )
+    elastic_batch: bool = option(
+        False, "train_micro_batch_size_per_gpu is a limit: the largest size that fits the ranks"
+    )
     compile_layers: Literal["auto", "on", "off"] = option(
         "auto", "fuse each layer's element-wise work with torch.compile; auto: on a GPU"
     )
@@ -172,7 +177,7 @@ class TrainingConfig:
         size = self.eval_batch_size
         require(size <= MAX_MICRO_BATCH, "eval_batch_size", size, f"at most {MAX_MICRO_BATCH:,}")
         require(self.seed < 2**63, "seed", self.seed, "below 2**63")
-        or_none = ("eval_interval", "save_interval", "check_interval")
+        or_none = ("eval_interval", "save_interval", "check_interval", "report_seconds")
         for name in (*or_none, "save_minutes", "max_eval_sequences", "max_loss_spike", "seed"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         is_clear = self.watchdog_seconds == 0 or self.watchdog_seconds >= 10

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 INTERRUPTED = 130  # as shells tell of a process that SIGINT has ended
 STOPPED_ON_REQUEST = 75  # EX_TEMPFAIL: saved, start again to go on
+STOPPED_TO_GROW = 76  # the same, asked for by `ds-bert launch --elastic`, which goes on itself
 
 
 class UserError(Exception):

@@ -21,7 +21,9 @@ _SLURM = {
     "MASTER_PORT": "SLURM_JOB_ID",
 }
 DOOR = "DS_BERT_LAUNCHER"  # process of `ds-bert launch` on this host, if that has started us
+VARIABLES = (*_RANKS, *_MEETING, DOOR)  # a process without them is no rank
 STOP_FILE = "STOP"  # in the run's folder: asks it to stop
+GROW_FILE = "GROW"  # the same, of `ds-bert launch --elastic`: it starts again with more hosts
 _FIRST_PORT, _NUM_PORTS = 15_000, 15_000  # below the range of which kernels take ports for clients
 
 
@@ -52,6 +54,12 @@ def place(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
     completed = dict(environment)
     complete(completed)
     return int(completed["RANK"]), int(completed["WORLD_SIZE"])
+
+
+def is_first_of_host(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether no other rank of this host comes before this one, as far as the launcher tells."""
+    # Both: srun may show each task one GPU (LOCAL_RANK 0), and start launchers (SLURM_LOCALID 0).
+    return all(environment.get(name, "0") == "0" for name in ("LOCAL_RANK", _SLURM["LOCAL_RANK"]))
 
 
 def door(environment: Mapping[str, str] = os.environ) -> int | None:

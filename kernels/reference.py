@@ -141,7 +141,7 @@ def lamb_apply(
     """
     if _is_set(found_inf):
         return
-    ratios = _trust_ratios(squared_norms, min_trust_ratio, max_trust_ratio)
+    ratios = trust_ratios(squared_norms, min_trust_ratio, max_trust_ratio)
     for segment in segments:
         p, m, v = _pieces(segment, parameter, exp_avg, exp_avg_sq)
         update = _update(p, m, v, segment.weight_decay, eps, bias_corrections)
@@ -172,7 +172,17 @@ def _update(
     return (exp_avg / correction1).div_(denominator).add_(parameter, alpha=weight_decay)
 
 
-def _trust_ratios(squared_norms: Tensor, lowest: float | None, highest: float | None) -> Tensor:
+def trust_ratios(squared_norms: Tensor, lowest: float | None, highest: float | None) -> Tensor:
+    """What the steps of tensors are scaled by.
+
+    Args:
+        squared_norms: [2, n] fp32, of n parameters and of their updates.
+        lowest: lower limit; None for no limit.
+        highest: upper limit; None for no limit.
+
+    Returns:
+        [n] fp32; 1 for a parameter or an update of norm 0.
+    """
     parameter_norm, update_norm = squared_norms.sqrt()
     ratios = parameter_norm / update_norm
     if lowest is not None or highest is not None:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install ds_bert with its tested versions (constraints.txt) into .venv, once.
 #
-#   bash scripts/install.sh        what training needs
+#   bash scripts/install.sh        what training needs, and charts for its reports
 #   bash scripts/install.sh dev    and what testing needs
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,7 +11,7 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
         "install one, or name it: PYTHON=/path/to/python bash $0" >&2
     exit 2
 fi
-extras=${1:+[$1]}
+extras=[${1:-report}]
 stamp=.venv/installed$extras
 if cmp -s <(cat setup.py constraints.txt) "$stamp"; then
     exit 0

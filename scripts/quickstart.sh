@@ -38,7 +38,7 @@ train ds_configs/demo/seq512.json
 
 say "evaluation and export"
 for length in 128 512; do
-    python ds_bert/evaluate.py --checkpoint demo/runs/seq$length | tee demo/seq$length.json
+    python ds_bert/evaluate.py --checkpoint demo/runs/seq$length --format table --output demo/seq$length.json
 done
 python scripts/export_hf.py --checkpoint demo/runs/seq512 --output_dir demo/model --overwrite
 

@@ -43,7 +43,7 @@ def main() -> None:
         ("corpus.txt", "the text, one sentence a line"),
         ("vocab.txt", "its vocabulary"),
         ("data/", "token store: training and validation data"),
-        ("runs/", "checkpoints, metrics.jsonl and config.json of both phases"),
+        ("runs/", "checkpoints and report.html of both phases; seq512 shows both"),
         ("model/", "the model for Hugging Face transformers"),
     ):
         print(f"  {folder / name!s:20} {what}")

@@ -14,8 +14,9 @@ HOUSE = ROOT / "ds_bert"
 ROOMS = (
     # Single files, for all.
     *("errors", "files", "progress", "strict_json", "config", "recipes", "compiled", "retries"),
-    *("launcher", "distributed"),
-    *("rng", "text", "tokenizer", "dataset", "instances", "reports", "preprocessing", "bridges"),
+    *("launcher", "distributed", "trackers"),
+    *("rng", "text", "tokenizer", "dataset", "staging"),
+    *("instances", "reports", "run_report", "preprocessing", "bridges"),
     *("deepspeed_files", "dialects", "preflight"),
     *("model", "optim", "checkpoint", "weights", "evaluation", "guards", "divergence"),
     *("costs", "advice", "training", "rehearsal"),

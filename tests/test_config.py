@@ -136,6 +136,31 @@ def test_impossible_batch_names_what_is_possible():
     plan_batch({"train_batch_size": 30, "train_micro_batch_size_per_gpu": 3}, 2)
 
 
+@pytest.mark.parametrize(
+    ("batch", "micro", "world_size", "expected"),
+    [
+        (96, 8, 4, (8, 3)),
+        (96, 8, 3, (8, 4)),
+        (96, 8, 2, (8, 6)),
+        (60, 8, 2, (6, 5)),  # 30 sequences a rank: 8 and 7 do not divide them
+        (14, 8, 2, (7, 1)),
+        (22, 5, 2, (1, 11)),
+        (4, 64, 2, (2, 1)),
+        (96, "auto", 3, (1, 32)),  # measured later, on a share of 32
+    ],
+)
+def test_an_elastic_batch_fits_the_ranks(batch, micro, world_size, expected):
+    recipe = {"train_batch_size": batch, "train_micro_batch_size_per_gpu": micro}
+    found = plan_batch(recipe, world_size, is_elastic=True)
+    assert (found.micro_batch_size, found.accumulation_steps) == expected
+    assert found.train_batch_size == batch == expected[0] * expected[1] * world_size
+
+
+def test_an_elastic_batch_still_divides_by_the_ranks():
+    with pytest.raises(ConfigurationError, match="impossible batch"):
+        plan_batch({"train_batch_size": 8, "train_micro_batch_size_per_gpu": 2}, 3, True)
+
+
 @pytest.mark.parametrize("value", [None, 0, "auto", 1.5, True])
 def test_batch_sizes_are_whole_numbers(value):
     with pytest.raises(ConfigurationError, match="expected a whole number"):
@@ -155,6 +180,7 @@ def test_batch_sizes_that_no_machine_can_hold(key):
         ({"bf16": {"enable": True}}, 'did you mean "enabled"'),
         ({"gradient_accumulation_steps": 2}, "it is derived"),
         ({"scheduler": {}}, "lr_scheduler_type"),
+        ({"comet": {"enabled": True}}, "--report_to tensorboard"),
         ({"fp16": {"enabled": True}, "bf16": {"enabled": True}}, "both enabled"),
         ({"bf16": {"enabled": True}, "zero_optimization": {"stage": 0}}, "use stage 1"),
         ({"zero_optimization": {"stage": 2}}, "found 2, expected 1"),
@@ -196,7 +222,7 @@ def test_all_shipped_recipes_are_accepted(root):
         ({"fp16": {"enabled": "off"}}, "fp16.enabled"),
         ({"bf16": {"enabled": 1}}, "bf16.enabled"),
         ({"zero_optimization": {"overlap_comm": "true"}}, "zero_optimization.overlap_comm"),
-        ({"tensorboard": {"enabled": "false"}}, "tensorboard.enabled"),
+        ({"comms_logger": {"enabled": "false"}}, "comms_logger.enabled"),
         ({"torch_autocast": {"enabled": True, "dtype": "int8"}}, "torch_autocast.dtype"),
         ({"torch_autocast": {"enabled": True, "dtype": "float16"}}, "torch_autocast.dtype"),
         ({"gradient_clipping": "1.0"}, "gradient_clipping"),

@@ -54,7 +54,8 @@ def test_plain_install(root, tmp_path):
     }
     sources = {path.relative_to(root).as_posix() for path in root.glob("ds_configs/**/*.json")}
     assert files == {name.replace("ds_configs", "ds_bert_configs") for name in sources}
-    assert (target / "ds_bert/py.typed").exists()
+    for name in ("py.typed", "reports/templates/run.html.j2", "run_report/recorded.json"):
+        assert (target / "ds_bert" / name).exists()
     command = [sys.executable, str(target / "bin/ds-bert")]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -44,6 +44,7 @@ def write_recipe(folder: Path, data: Path, *, section=None, **engine) -> Path:
             "log_interval": 2,
             "eval_interval": 0,
             "save_interval": 0,
+            "report_seconds": 0,
             **(section or {}),
         },
     }

@@ -124,10 +124,33 @@ class TwoHosts:
 
     def run(self, command: Sequence[str], **options) -> subprocess.CompletedProcess:
         """Run a command on nodea; output is captured."""
-        inside = ["ip", "netns", "exec", self._spaces["nodea"], *command]
-        path = f"{self._folder / 'bin'}:{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path}
+        inside, environment = self._on_nodea(command)
         return subprocess.run(inside, capture_output=True, text=True, env=environment, **options)
+
+    def start(self, command: Sequence[str], **options) -> subprocess.Popen:
+        """Start a command on nodea."""
+        inside, environment = self._on_nodea(command)
+        return subprocess.Popen(inside, env=environment, **options)
+
+    def _on_nodea(self, command: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+        path = f"{self._folder / 'bin'}:{os.environ['PATH']}"
+        inside = ["ip", "netns", "exec", self._spaces["nodea"], *command]
+        return inside, {**os.environ, "PATH": path}
+
+    def lose(self, name: str, is_silent: bool) -> None:
+        """Kill all that runs on a host; silent: as by a power cut, no connection is closed."""
+        space = self._spaces[name]
+        if is_silent:
+            _run("ip", "-n", space, "link", "set", "cable", "down")
+        for process in self._processes(space):
+            os.kill(process, 9)
+        _run("ip", "-n", space, "link", "set", "cable", "down")
+        (self._folder / f"{name}.pid").unlink()
+
+    def bring_back(self, name: str) -> None:
+        """A host that was lost is there again."""
+        _run("ip", "-n", self._spaces[name], "link", "set", "cable", "up")
+        self._server(name)
 
     @contextmanager
     def port_in_use(self, port: int) -> Iterator[None]:

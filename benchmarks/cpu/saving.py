@@ -1,20 +1,19 @@
-"""What saving costs training: no saves, saves that training stands still for, saves beside it.
+"""What saving costs training: no save, one that training stands still for, one beside training.
 
-    python benchmarks/cpu/saving.py [--every 8] [--saves 3] [--rounds 2] [--folder DIR]
+    python benchmarks/cpu/saving.py [--every 4] [--rounds 3] [--folder DIR]
 
-BERT-base in fp32, Lamb, batches of 4 sequences of 128 tokens. Each run is a process of its own and
-rounds alternate. Counted is the time from the end of the first step to the end of the last one,
-before the save at the end of the run. "seconds_per_step" is all of it by steps, "still" what each
-save took of it (the first takes fresh memory, too), "there" how long after a save was begun its
-checkpoint was known to be there, "memory" what was resident at most.
+BERT-base in fp32, Lamb, batches of 4 sequences of 128 tokens, one process. The three ways alternate
+within one run, so that all meet the same machine: after every so many steps comes the next way's
+save, or none, and "seconds_per_step" is the time from there to the next one by steps. "still" is
+what the save took of it, "there" how long after it was begun its checkpoint was known to be there.
+Before them each way of saving comes once, uncounted: fresh memory costs its page faults.
 """
 
 import argparse
 import json
-import resource
-import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -23,25 +22,85 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # what benchmarks share
 
 from machine import save
+from synthetic_data import write_dataset
 
-ARMS = {"off": None, "standing still": False, "beside training": True}
+from ds_bert.commands.train import main as train
+from ds_bert.guards import standing
+from ds_bert.training.saves import Saves
+from ds_bert.training.trainer import Trainer
+
+WAYS = ("off", "standing still", "beside training")
 BATCH, LENGTH = 4, 128
 
 
-def recipe(folder: Path, arm: str, every: int, saves: int) -> Path:
-    """Write an arm's recipe; the last of its saves has as many steps after it as the others."""
-    is_beside = ARMS[arm]
+class Clock:
+    """Lets a run save in each way in turn, and measures what that takes.
+
+    Args:
+        every: steps between two of them.
+    """
+
+    def __init__(self, every: int):
+        self.every, self.rows = every, []
+        self._ends: list[float] = []  # of steps
+        self._still = self._there = 0.0
+
+    def way(self, step: int) -> str:
+        """The way of what comes after a step."""
+        return WAYS[step // self.every % len(WAYS)]
+
+    def is_due(self, saves: Any, step: int) -> bool:
+        """Instead of the run's own answer."""
+        way = self.way(step)
+        saves._config = replace(saves._config, async_save=way == WAYS[2])
+        return step % self.every == 0 and way != WAYS[0]
+
+    def after_step(self, number: int) -> None:
+        """Before its save; those before it are over."""
+        self._ends.append(time.monotonic())
+        if number % self.every == 0 and number >= 2 * self.every:
+            seconds = (self._ends[-1] - self._ends[-1 - self.every]) / self.every
+            row = {"saving": self.way(number - 1), "seconds_per_step": seconds}
+            self.rows.append(row | {"still": self._still, "there": self._there})
+            print(self.rows[-1], flush=True)
+            self._still = self._there = 0.0
+
+    def measure(self) -> None:
+        """Put itself into the classes of a run."""
+        finish, took = Trainer._finish, standing.took
+
+        def timed_finish(trainer: Trainer, *args: Any) -> None:
+            finish(trainer, *args)
+            self.after_step(trainer.state.step)
+
+        def timed(original: Any) -> Any:
+            def replaced(saves: Saves, *args: Any) -> None:
+                start = time.monotonic()
+                original(saves, *args)
+                self._still += time.monotonic() - start
+
+            return replaced
+
+        def noted(phase: str, seconds: float) -> None:
+            took(phase, seconds)
+            self._there = seconds
+
+        Trainer._finish, standing.took = timed_finish, noted
+        Saves.save, Saves.go_on_if_done = timed(Saves.save), timed(Saves.go_on_if_done)
+        Saves.is_due = lambda saves, step: self.is_due(saves, step)
+
+
+def recipe(folder: Path, steps: int) -> Path:
+    """Write the recipe of a run of so many steps."""
     section = {
         "model": "bert-base",
         "train_data": str(folder / "data"),
         "validation_data": "",
         "output_dir": str(folder / "run"),
         "max_seq_length": LENGTH,
-        "max_steps": every * (saves + 1) - 1,
+        "max_steps": steps,
         "check_interval": 0,
         "keep_checkpoints": 2,
-        "save_interval": 0 if is_beside is None else every,
-        "async_save": bool(is_beside),
     }
     batch = {"train_batch_size": BATCH, "train_micro_batch_size_per_gpu": BATCH}
     optimizer = {"type": "Lamb", "params": {"lr": 1e-4}}
@@ -50,87 +109,27 @@ def recipe(folder: Path, arm: str, every: int, saves: int) -> Path:
     return path
 
 
-def train(path: str) -> dict[str, Any]:
-    """Run a recipe in this process, with a clock beside it."""
-    from ds_bert.commands.train import main as train_main
-    from ds_bert.guards import standing
-    from ds_bert.training.saves import Saves
-    from ds_bert.training.trainer import Trainer
-
-    ends: list[float] = []  # of steps
-    still: list[float] = []  # of saves: their own calls, and later ones that end them
-    there: list[float] = []
-    finish, begin, go_on, took = Trainer._finish, Saves.save, Saves.go_on_if_done, standing.took
-
-    def timed_finish(*args: Any) -> None:
-        finish(*args)
-        ends.append(time.monotonic())
-
-    def timed_save(saves: Saves, state: Any, write_model: Any, is_last: bool) -> None:
-        start = time.monotonic()
-        begin(saves, state, write_model, is_last)
-        if not is_last:
-            still.append(time.monotonic() - start)
-
-    def timed_go_on(saves: Saves) -> None:
-        start = time.monotonic()
-        go_on(saves)
-        if still:
-            still[-1] += time.monotonic() - start
-
-    def noted(phase: str, seconds: float) -> None:
-        took(phase, seconds)
-        there.append(seconds)
-
-    Trainer._finish, Saves.save, Saves.go_on_if_done = timed_finish, timed_save, timed_go_on
-    standing.took = noted
-    assert train_main(["--ds_config", path]) == 0
-    return {
-        "seconds_per_step": (ends[-1] - ends[0]) / (len(ends) - 1),
-        "still": still,
-        "there": there[:-1],
-        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }
-
-
-def one_run(arm: str, every: int, saves: int, parent: str | None) -> dict[str, Any]:
-    """An arm's run in a process and a folder of its own."""
-    from synthetic_data import write_dataset
-
-    with TemporaryDirectory(dir=parent) as folder:
-        write_dataset(Path(folder, "data"), "full", (LENGTH,), 4096)
-        path = recipe(Path(folder), arm, every, saves)
-        command = [sys.executable, __file__, "--run", str(path)]
-        output = subprocess.run(command, capture_output=True, text=True)
-    assert output.returncode == 0, output.stderr
-    return json.loads(output.stdout.splitlines()[-1])
-
-
 def main() -> None:
-    """All arms in turn; their rows, and a line with the medians of each."""
+    """One run; its rows, and a line with the medians of each way."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--every", type=int, default=8, help="steps between two saves")
-    parser.add_argument("--saves", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--every", type=int, default=4, help="steps between two saves")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", help="write below it, to measure its disk")
-    parser.add_argument("--run", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.run:
-        print(json.dumps(train(args.run)))
-        return
-    rows = []
-    for _ in range(args.rounds):
-        for arm in ARMS:
-            found = one_run(arm, args.every, args.saves, args.folder)
-            rows.append({"saving": arm, "every": args.every, **found})
-            print(rows[-1], flush=True)
-    for arm in ARMS:
-        of_arm = [row for row in rows if row["saving"] == arm]
-        step = median(row["seconds_per_step"] for row in of_arm)
-        still = [seconds for row in of_arm for seconds in row["still"][1:]]
-        print(
-            f"{arm:>16}: {step:.2f} s a step" + (f", {median(still):.2f} s still" if still else "")
+    clock = Clock(args.every)
+    clock.measure()
+    with TemporaryDirectory(dir=args.folder) as folder:
+        write_dataset(Path(folder, "data"), "full", (LENGTH,), 4096)
+        steps = args.every * len(WAYS) * (args.rounds + 1)
+        assert train(["--ds_config", str(recipe(Path(folder), steps))]) == 0
+    rows = clock.rows[len(WAYS) - 1 :]
+    for way in WAYS:
+        of_way = [row for row in rows if row["saving"] == way]
+        medians = (
+            f"{name} {median(row[name] for row in of_way):.2f}"
+            for name in ("seconds_per_step", "still", "there")
         )
+        print(f"{way:>16}: " + ", ".join(medians))
     save("saving_cpu", rows)
 
 

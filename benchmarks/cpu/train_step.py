@@ -43,6 +43,7 @@ def train(dataset: str, model: str, precision: str, length: int, folder: str) ->
             "max_steps": steps,
             "log_interval": 2,
             "save_interval": 0,
+            "report_seconds": 0,
         },
     }
     Path(folder, "recipe.json").write_text(json.dumps(recipe))

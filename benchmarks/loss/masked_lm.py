@@ -77,6 +77,7 @@ def train_ours(table: InstanceTable, steps: int, seed: int, folder: Path) -> lis
             "output_dir": str(folder / "run"),
             "max_seq_length": MAX_SEQ_LENGTH,
             "max_steps": steps,
+            "report_seconds": 0,
             "warmup_steps": round(WARM_UP * steps),
             "seed": seed,
             "log_interval": 1,

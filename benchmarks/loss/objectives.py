@@ -81,6 +81,7 @@ def train(data: Path, objective: str, unit: str, steps: int, folder: Path) -> li
         "log_interval": max(1, steps // 20),
         "eval_interval": 0,
         "save_interval": 0,
+        "report_seconds": 0,
     }
     (folder / "recipe.json").write_text(json.dumps({**ENGINE, "ds_bert": section}))
     run("ds_bert/train.py", "--ds_config", folder / "recipe.json")

@@ -74,6 +74,7 @@ def scaled_down(name: str, steps: int, folder: Path) -> Path:
         "warmup_proportion": config.num_warmup_steps / config.max_steps,
         "log_interval": 1,
         "save_interval": 0,
+        "report_seconds": 0,
         "init_from": str(run_of(start, folder)) if start else None,
     }
     if config.decay_step:

@@ -56,6 +56,7 @@ def train(dataset: str, ranks: int, reduction: str, steps: int, folder: Path) ->
             "max_steps": steps,
             "lr_scheduler_type": "constant",
             "save_interval": 0,
+            "report_seconds": 0,
         },
     }
     (folder / "recipe.json").write_text(json.dumps(recipe))

@@ -42,6 +42,7 @@ RECIPE: dict[str, Any] = {
         "log_interval": 1,
         "eval_interval": INTERVAL,
         "save_interval": INTERVAL,
+        "report_seconds": 0,
     },
 }
 # Of the same seed and data, so a run under any launcher ends with the weights of its kind.

@@ -22,6 +22,7 @@ COMMANDS = {  # module of each
     "train": "train",
     "launch": "launch",
     "evaluate": "evaluate",
+    "report": "report",
     "export": "export_hf",
     "convert-model": "convert_model",
     "replay": "replay",

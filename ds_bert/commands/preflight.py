@@ -98,8 +98,10 @@ def _about(recipe_name: str | None, flags: list[str], world_size: int) -> tuple[
         "data": {name: folder for name, folder in data.items() if folder},
         "max_seq_length": config.max_seq_length,
         "output_dir": config.output_dir,
+        "local_data": config.local_data,
     }
     try:
-        return about, Line(OK, "batch", str(plan_batch(recipe, world_size)))
+        batch = plan_batch(recipe, world_size, config.elastic_batch)
+        return about, Line(OK, "batch", str(batch))
     except ConfigurationError as error:
         return about, Line(BAD, "batch", str(error))

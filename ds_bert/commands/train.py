@@ -13,8 +13,11 @@ Command lines of google-research/bert, NVIDIA, Hugging Face and bing_bert: docs/
 
 import argparse
 import dataclasses
+import io
 import os
 import sys
+import time
+from contextlib import redirect_stderr
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +39,9 @@ _OTHER_FLAGS = (
 )
 
 
+_TURN = 10.0  # seconds in which the first rank of a host has told its error and ended
+
+
 class Start(NamedTuple):
     """What a command line, and the file that it names, begin with."""
 
@@ -52,7 +58,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
 
         evaluate.main(argv, prog)
         return 0
-    config, recipe, questions = _parse(argv, prog)
+    config, recipe, questions = _parse_in_turn(argv, prog)
     from ds_bert import distributed  # after parsing: torch and DeepSpeed take seconds to import
 
     code = _answer(config, recipe, questions)
@@ -69,6 +75,26 @@ def _answer(config: TrainingConfig, recipe: dict[str, Any], questions: Questions
     if questions.overfit:
         return overfit(config, recipe, questions.overfit)
     return run(config, recipe, partial(dry_run, questions) if config.dry_run else None)
+
+
+def _parse_in_turn(
+    argv: list[str], prog: str | None
+) -> tuple[TrainingConfig, dict[str, Any], Questions]:
+    """Parse; a mistake, which all ranks of a host come to, is told by the first of them.
+
+    The launcher ends the others when that one has ended. Where none does, they tell it later.
+    """
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        return _parse(argv, prog)
+    words = io.StringIO()
+    try:
+        with redirect_stderr(words):
+            return _parse(argv, prog)
+    except (ConfigurationError, SystemExit):
+        time.sleep(_TURN)
+        raise
+    finally:
+        sys.stderr.write(words.getvalue())
 
 
 def parse_command_line(
@@ -101,7 +127,7 @@ def _parse(
     parser = _parser(prog, is_own)
     start = _own_start(parser, argv) if is_own else _foreign_start(argv)
     flags = parser.parse_args(start.argv)
-    recipe, section = _in_our_terms(start, flags.scale_train_batch_size, world_size)
+    recipe, section = _in_our_terms(start, flags, world_size)
     parser.set_defaults(**section)
     values = vars(parser.parse_args(start.argv))
     for part in ("warmup", "decay"):
@@ -167,14 +193,15 @@ def _foreign_start(argv: list[str]) -> Start:
 
 
 def _in_our_terms(
-    start: Start, batch: int | None, num_ranks: int | None
+    start: Start, flags: argparse.Namespace, num_ranks: int | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A recipe in ds_bert's terms, scaled if a batch is given; rank 0 tells what was changed."""
     check_keys(start.section, _FIELDS, f'section "{SECTION}"')
     rank, world_size = launcher.place()
-    recipe, section, notes = translate(start.recipe, start.section, num_ranks or world_size)
-    if batch is not None:
-        recipe, section = recipes.scale(recipe, section, batch)
+    section = start.section | ({"elastic_batch": True} if flags.elastic_batch else {})
+    recipe, section, notes = translate(start.recipe, section, num_ranks or world_size)
+    if flags.scale_train_batch_size is not None:
+        recipe, section = recipes.scale(recipe, section, flags.scale_train_batch_size)
         notes.append(section["description"])
     for note in notes if rank == 0 else ():
         print(f"note: {note}", flush=True)

@@ -125,23 +125,25 @@ def read_npy(path: Path, dtype: np.dtype, num_items: int, num_bytes: int) -> NDA
         DataError: the file is absent, of another size, type or length, or not an array file.
     """
     try:
-        found_bytes = path.stat().st_size
-        if found_bytes != num_bytes:
-            raise DataError(
-                f"{path} has {found_bytes:,} bytes, expected {num_bytes:,} by meta.json: a broken "
-                "copy or a full disk? Copy the data set again or rebuild it"
-            )
-        items = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:  # once; numpy.load opens it three times, in each rank
+            found_bytes = os.fstat(file.fileno()).st_size
+            if found_bytes != num_bytes:
+                raise DataError(
+                    f"{path} has {found_bytes:,} bytes, expected {num_bytes:,} by meta.json: a "
+                    "broken copy or a full disk? Copy the data set again or rebuild it"
+                )
+            np.lib.format.read_magic(file)
+            shape, _, found = np.lib.format.read_array_header_1_0(file)
+            if found != dtype or shape != (num_items,):
+                raise DataError(
+                    f"{path} holds {found} {list(shape)}, expected {dtype} [{num_items}]; it does "
+                    "not belong to this data set"
+                )
+            return np.asarray(np.memmap(file, dtype, "r", file.tell(), shape))
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror}): incomplete data set") from error
     except (ValueError, EOFError) as error:
         raise DataError(f"{path} is no array file ({error}); rebuild the data set") from error
-    if items.dtype != dtype or items.shape != (num_items,):
-        raise DataError(
-            f"{path} holds {items.dtype} {list(items.shape)}, expected {dtype} [{num_items}]; "
-            "it does not belong to this data set"
-        )
-    return np.asarray(items)
 
 
 def damaged_block(items: NDArray, checksums: list[str]) -> int | None:

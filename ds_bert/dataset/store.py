@@ -13,6 +13,7 @@ from ds_bert.dataset.format import (
     FORMAT,
     INSTANCE_DTYPE,
     META,
+    TOKENS,
     VERSION,
     VOCABULARY,
     Corpus,
@@ -50,6 +51,13 @@ class InstanceTable:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def arrays(self) -> list[str]:
+        """Names of the arrays that batches are made of."""
+        dtype = self.store.vocabulary.token_dtype
+        masks = mask_arrays(self.max_seq_length, dtype) if self.masks is not None else ()
+        return [row_array(self.max_seq_length), *masks, TOKENS.removesuffix(".npy")]
 
     @property
     def max_seq_length(self) -> int:
@@ -241,13 +249,19 @@ def stored_report(store: TokenStore) -> dict[str, Any]:
     return store.meta["report"]
 
 
+def token_counts(store: TokenStore, max_tokens: int | None = None) -> NDArray[np.int64]:
+    """How often each entry of the vocabulary stands in the tokens, or in the first of them."""
+    tokens, counts = store.tokens[:max_tokens], np.zeros(store.vocabulary.size, np.int64)
+    for start in range(0, len(tokens), 1 << 24):
+        counts += np.bincount(tokens[start : start + (1 << 24)], minlength=len(counts))
+    return counts
+
+
 def unigram_entropy(store: TokenStore) -> float:
     """Entropy in nats of the token distribution of a data set.
 
     A model that knows only how frequent each token is reaches this masked-LM loss.
     """
-    counts = np.zeros(store.vocabulary.size, np.int64)
-    for start in range(0, len(store.tokens), 1 << 24):
-        counts += np.bincount(store.tokens[start : start + (1 << 24)], minlength=len(counts))
+    counts = token_counts(store)
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())

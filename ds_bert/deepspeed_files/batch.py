@@ -9,8 +9,13 @@ from ds_bert.errors import ConfigurationError, require
 _STEPS, _BATCH = "gradient_accumulation_steps", "train_batch_size"
 
 
-def translate(recipe: dict[str, Any], world_size: int) -> list[str]:
+def translate(recipe: dict[str, Any], world_size: int, is_elastic: bool = False) -> list[str]:
     """Solve for what is missing and take the accumulation out, in place; returns notes.
+
+    Args:
+        recipe: DeepSpeed's part.
+        world_size: number of ranks.
+        is_elastic: the accumulation follows from the number of ranks, whatever the file says.
 
     Raises:
         ConfigurationError: the equation does not hold, or has no solution.
@@ -26,6 +31,9 @@ def translate(recipe: dict[str, Any], world_size: int) -> list[str]:
             _require_count(name, value)
     if batch is None and micro is None:
         return []  # refused with the other sizes
+    if is_elastic:
+        require(batch is not None, f"{_BATCH} (with elastic_batch)", batch, "the size that stays")
+        return [f'"{_STEPS}": {steps} is not kept, elastic_batch makes it follow from the ranks']
     shares = steps * world_size
     if batch is None:
         recipe[_BATCH] = micro * shares

@@ -1,7 +1,7 @@
 """Metrics of a model on a data set, the same numbers every time."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ from ds_bert.dataset.store import InstanceTable
 from ds_bert.evaluation.metrics import MetricSums
 from ds_bert.model.batch import Batch, make_batch
 from ds_bert.model.bert import UnpaddedBert
-from ds_bert.progress import Progress
 from ds_bert.rng.streams import permuted
 
 EVALUATION_SEED = 20190524  # masks and sample are fixed: not the run's seed, not its epoch
@@ -27,7 +26,6 @@ def evaluate(
     device: torch.device,
     batch_size: int,
     max_sequences: int = 0,
-    progress: bool = False,
     poll: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Evaluate over all ranks with fixed masks and without dropout.
@@ -38,7 +36,6 @@ def evaluate(
         device: where the batches go.
         batch_size: sequences per forward pass and rank; changes nothing but the speed.
         max_sequences: evaluate on at most this many (always the same ones); 0: all.
-        progress: tell on rank 0 how far it is.
         poll: called by all ranks between batches, equally often; may raise, on all.
 
     Returns:
@@ -47,25 +44,21 @@ def evaluate(
     corpora = chosen_rows(table, max_sequences)
     sums = MetricSums(model.losses, device, [corpus.name for corpus in table.corpora])
     rank, world_size = distributed.rank(), distributed.world_size()
-    mine = sum(len(range(rank, number, world_size)) for _, number in corpora)
-    is_told, done = progress and rank == 0, 0
-    with _evaluating(model), Progress("evaluate") if is_told else nullcontext() as told:
+    with evaluating(model):
         for number, (corpus, num_sequences) in enumerate(corpora):
             rows = np.arange(rank, num_sequences, world_size)
             of_all = num_sequences // world_size // batch_size  # batches that every rank has
-            batches = _batches(table, corpus, rows, batch_size, EVALUATION_SEED)
-            for count, batch in enumerate(batches):
+            batches = batches_at(table, corpus, rows, batch_size, EVALUATION_SEED)
+            for count, (_, batch) in enumerate(batches):
                 sums.add(model(batch.to(device)), batch.counts, number)
                 if count < of_all:
                     poll()
-                done += batch.num_sequences
-                if told is not None:
-                    told.update(done / mine, sequences=batch.num_sequences)
     return sums.over_ranks()
 
 
 @contextmanager
-def _evaluating(model: UnpaddedBert) -> Iterator[None]:
+def evaluating(model: UnpaddedBert) -> Iterator[None]:
+    """No dropout inside of the block."""
     was_training = model.training
     model.eval()
     try:
@@ -108,14 +101,22 @@ def evaluation_batches(
     """
     for corpus, num_sequences in chosen_rows(table, max_sequences or 0):
         rows = np.arange(rank, num_sequences, world_size)
-        yield from _batches(table, corpus, rows, micro_batch_size, seed)
+        for _, batch in batches_at(table, corpus, rows, micro_batch_size, seed):
+            yield batch
 
 
-def _batches(
+def batches_at(
     table: InstanceTable, corpus: Corpus, places: NDArray[np.int64], size: int, seed: int
-) -> Iterator[Batch]:
-    """Batches of the rows at some places of a corpus' random order."""
+) -> Iterator[tuple[NDArray[np.int64], Batch]]:
+    """Rows, and the batch of them, at some places of a corpus' random order.
+
+    Args:
+        table: instances of one sequence length.
+        corpus: some of its rows.
+        places: int64 [N], each in [0, corpus.size).
+        size: sequences of a batch.
+        seed: of the order and of the masks.
+    """
     for start in range(0, len(places), size):
-        order = permuted(places[start : start + size], corpus.size, seed, 0)
-        indices = corpus.first + order
-        yield make_batch(table, indices, np.zeros_like(indices), seed)
+        rows = corpus.first + permuted(places[start : start + size], corpus.size, seed, 0)
+        yield rows, make_batch(table, rows, np.zeros_like(rows), seed)

@@ -4,7 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ds_bert import distributed
 from ds_bert.model.batch import MASKED_TOKENS, SEQUENCES, TOKENS
@@ -54,24 +56,44 @@ class MetricSums:
         """
         sums = distributed.sum_over_ranks(self._sums).to("cpu", copy=True)
         self._sums.zero_()
-        metrics = self._metrics(sums.sum(0).tolist())
-        for corpus, values in zip(self._corpora, sums.tolist(), strict=False):
-            own = self._metrics(values)
-            kept = (name for name in own if name not in ("perplexity", "masked_share"))
-            metrics |= {f"{name}_{corpus}": own[name] for name in kept}
-        return metrics
+        return as_metrics(self._losses, self._corpora, sums.numpy())
 
-    def _metrics(self, values: list[float]) -> dict[str, Any]:
-        counts = dict(zip(COUNTS, values[2 * len(self._losses) :], strict=True))
-        metrics = {}
-        for place, (name, count) in enumerate(self._losses.items()):
-            loss, correct = (_mean(value, counts[count]) for value in values[2 * place :][:2])
-            metrics[f"{name}_loss"] = loss
-            if name == "mlm":
-                metrics["perplexity"] = math.exp(min(loss, _MAX_EXPONENT))
-            metrics[f"{name}_accuracy"] = correct
-        metrics |= {f"num_{name}": int(number) for name, number in counts.items()}
-        return metrics | {"masked_share": _mean(counts[MASKED_TOKENS], counts[TOKENS])}
+
+def as_metrics(
+    losses: Mapping[str, str], corpora: Sequence[str], sums: NDArray[np.float64]
+) -> dict[str, Any]:
+    """Means by name, see `MetricSums.over_ranks`.
+
+    Args:
+        losses: name of each loss, and of the count that its sum is divided by.
+        corpora: names of those that have sums of their own; none: all is one.
+        sums: [corpora or 1, 2 x losses + 3], of each corpus the loss and the number of correct
+            guesses of each loss, then the COUNTS.
+    """
+    metrics = _means(losses, sums.sum(0).tolist())
+    for corpus, values in zip(corpora, sums.tolist(), strict=False):
+        own = _means(losses, values)
+        kept = (name for name in own if name not in ("perplexity", "masked_share"))
+        metrics |= {f"{name}_{corpus}": own[name] for name in kept}
+    return metrics
+
+
+def _means(losses: Mapping[str, str], values: list[float]) -> dict[str, Any]:
+    counts = dict(zip(COUNTS, values[2 * len(losses) :], strict=True))
+    metrics: dict[str, Any] = {}
+    for place, (name, count) in enumerate(losses.items()):
+        loss, correct = (_mean(value, counts[count]) for value in values[2 * place :][:2])
+        metrics[f"{name}_loss"] = loss
+        if name == "mlm":
+            metrics["perplexity"] = perplexity(loss)
+        metrics[f"{name}_accuracy"] = correct
+    metrics |= {f"num_{name}": int(number) for name, number in counts.items()}
+    return metrics | {"masked_share": _mean(counts[MASKED_TOKENS], counts[TOKENS])}
+
+
+def perplexity(loss: float) -> float:
+    """Its exponential; the largest there is, where that is no float."""
+    return math.exp(min(loss, _MAX_EXPONENT))
 
 
 def _mean(total: float, count: float) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ds_bert import distributed
 from ds_bert.errors import ConfigurationError, RankFailed
+from ds_bert.guards.hosts import once_per_host
 from ds_bert.preflight import software
 from ds_bert.preflight.compare import majority
 
@@ -24,9 +25,9 @@ _ODD = 0x1E3779B97F4A7C15  # any large odd number
 
 
 def machine() -> dict[str, Any]:
-    """What runs on this rank: versions and a hash over the sources."""
+    """What runs on this rank: versions and a hash over the sources; called by all ranks."""
     python = ".".join(platform.python_version_tuple()[:2])
-    sources = software.hash_of_sources()
+    sources = once_per_host(software.hash_of_sources)  # some 230 files, on a shared disk perhaps
     return {"python": python, "packages": software.packages(), "sources of ds_bert": sources}
 
 

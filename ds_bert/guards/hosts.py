@@ -1,17 +1,20 @@
-"""What a preflight would say of the hosts of these ranks, at the start of each run.
+"""What ranks do for their host at the start of each run.
 
-Only what costs nothing and is looked at nowhere else: versions, sources and data are compared by
-`agreement`, the one folder by `lock`, room for checkpoints by the plan. Warnings, no refusal: the
-run will tell by itself whether it can do with less.
+What a preflight would say of it, as far as that costs nothing and is looked at nowhere else:
+versions, sources and data are compared by `agreement`, the one folder by `lock`, room for
+checkpoints by the plan. Warnings, no refusal: the run will tell by itself whether it can do with
+less.
 """
 
 import socket
 import time
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from ds_bert import distributed, files
+from ds_bert import distributed, files, launcher
 from ds_bert.preflight.facts import disk, limits
 from ds_bert.preflight.judge import (
     CACHE_ROOM,
@@ -24,6 +27,14 @@ from ds_bert.preflight.line import BAD
 from ds_bert.preflight.meeting import judge_clock
 
 _TOGETHER = 1.0  # seconds within which ranks leave a barrier
+
+
+def once_per_host(function: Callable[[], Any]) -> Any:
+    """A function's small result on the first rank of each host, for all ranks there."""
+    host = socket.gethostname()
+    mine = [function()] if launcher.is_first_of_host() else []
+    results = dict(found for found in distributed.gather((host, mine)) if found[1])
+    return results[host][0] if host in results else function()
 
 
 def warn_about_hosts() -> None:

@@ -17,9 +17,11 @@ from typing import Any
 import torch
 
 from ds_bert import distributed, launcher
+from ds_bert.errors import STOPPED_ON_REQUEST, STOPPED_TO_GROW
 from ds_bert.guards import standing
 
 LOOK = 0.5  # seconds between two looks at file, clock and launcher
+GROWTH = "hosts are back"  # the one reason that gives way to others
 UNTRAINED = ("start", "first step")  # phases in which there is nothing to save
 FIRST_SAVE = 300.0, 0.05  # until one was seen: seconds, and share of max_time; the less counts
 
@@ -48,7 +50,8 @@ class StopRequest:
 
     def ask(self, reason: str) -> None:
         """Ask for a save and an orderly end; the first reason counts."""
-        self.reason = self.reason or reason
+        if self.reason in ("", GROWTH):
+            self.reason = reason
 
     def by_signal(self, number: int, _frame: Any = None) -> None:
         """A signal handler."""
@@ -62,6 +65,7 @@ class StopRequest:
                     f"{path} was there before this run and is removed; to stop this one, make it "
                     "again"
                 )
+            _take(folder / launcher.GROW_FILE)
             self._folder = folder
 
     @contextmanager
@@ -85,10 +89,17 @@ class StopRequest:
         if self._launcher is not None and not self._launcher.is_running():
             self.ask("its launcher has ended")
         if distributed.rank() == 0:
-            if self._folder is not None and _take(self._folder / launcher.STOP_FILE):
-                self.ask(f"the file {self._folder / launcher.STOP_FILE}")
+            if self._folder is not None:
+                self._look_for_files(self._folder)
             if self._end is not None and time.monotonic() + self._reserve() > self._end:
                 self.ask("max_time")
+
+    def _look_for_files(self, folder: Path) -> None:
+        if _take(folder / launcher.STOP_FILE):
+            self.ask(f"the file {folder / launcher.STOP_FILE}")
+        # Growth waits for the first step: a start that is cut short would only begin again.
+        if standing.NOW.phase not in UNTRAINED and _take(folder / launcher.GROW_FILE):
+            self.reason = self.reason or GROWTH
 
     def _reserve(self) -> float:
         """Seconds that the step in progress and the save may take, after one in flight."""
@@ -125,6 +136,12 @@ def reasons(request: StopRequest) -> str:
     """Why the first rank was asked that was, and how many others (a collective)."""
     first, *others = filter(None, distributed.gather(request.reason))
     return first + f" and {len(others):,} more" * bool(others)
+
+
+def exit_code(request: StopRequest) -> int:
+    """That of a run that stops: whether all that was asked for is growth (a collective)."""
+    told = set(filter(None, distributed.gather(request.reason)))
+    return STOPPED_TO_GROW if told == {GROWTH} else STOPPED_ON_REQUEST
 
 
 def _ask(request: StopRequest, device: torch.device) -> distributed.Flags:

@@ -1,7 +1,7 @@
 """Looking at instances: what the model is shown and what it is asked."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -12,8 +12,8 @@ from ds_bert.instances.collate import BatchArrays, collate
 from ds_bert.tokenizer.vocabulary import CONTINUATION, MASK
 
 _ROWS_AT_ONCE = 1024
-# Of the segments, by label.
-_RELATIONS = {
+# Of the segments, by objective and label.
+RELATIONS = {
     MLM_NSP: ("B follows A", "B is from another place"),
     MLM_SOP: ("B follows A", "A follows B"),
 }
@@ -86,12 +86,12 @@ def as_text(example: Example, objective: str) -> str:
         shown[position] = _marked(label, example.tokens[position])
     numbers = f"{len(shown)} tokens, {len(example.masked_lm_labels)} masked"
     if 1 not in example.segment_ids:
-        return f"{numbers}\n  A: {_joined(shown[1:-1])}"
+        return f"{numbers}\n  A: {joined(shown[1:-1])}"
     border = example.segment_ids.index(1)
     return (
-        f"{numbers}, {_RELATIONS[objective][example.is_random_next]}\n"
-        f"  A: {_joined(shown[1 : border - 1])}\n"
-        f"  B: {_joined(shown[border:-1])}"
+        f"{numbers}, {RELATIONS[objective][example.is_random_next]}\n"
+        f"  A: {joined(shown[1 : border - 1])}\n"
+        f"  B: {joined(shown[border:-1])}"
     )
 
 
@@ -102,5 +102,6 @@ def _marked(label: str, seen: str) -> str:
     return f"{start}[{label}->{'MASK' if seen == MASK else seen}]"
 
 
-def _joined(pieces: list[str]) -> str:
+def joined(pieces: Iterable[str]) -> str:
+    """Tokens as text: pieces of words together."""
     return " ".join(pieces).replace(f" {CONTINUATION}", "")

@@ -10,7 +10,7 @@ from typing import Any
 
 from ds_bert import recipes
 from ds_bert.config import SECTION, TrainingConfig
-from ds_bert.errors import ConfigurationError
+from ds_bert.errors import ConfigurationError, require
 from ds_bert.strict_json import load_json
 
 DIARY = "launches.jsonl"
@@ -32,6 +32,29 @@ def run_folder(arguments: list[str]) -> Path | None:
     return Path(flags.output_dir or TrainingConfig.output_dir)
 
 
+def train_batch_size(arguments: list[str]) -> int:
+    """Sequences of an optimizer step, by the recipe that DeepSpeed's arguments name.
+
+    Raises:
+        ConfigurationError: no recipe says so: it would follow from the number of ranks.
+    """
+    flags = _training_flags(arguments)
+    batch = getattr(flags, "scale_train_batch_size", None)
+    if batch is None and flags is not None and flags.ds_config is not None:
+        batch = load_json(recipes.find(flags.ds_config)).get("train_batch_size")
+    is_size = isinstance(batch, int) and not isinstance(batch, bool) and batch > 0
+    expected = "the size that stays, in a recipe (--ds_config; --save_recipe FILE makes one)"
+    require(is_size, "elastic: train_batch_size", batch, expected)
+    assert isinstance(batch, int)
+    return batch
+
+
+def training_begins(arguments: list[str]) -> int | None:
+    """Where ds_bert's training stands in DeepSpeed's arguments; what follows are its flags."""
+    names = [os.path.basename(argument) for argument in arguments]
+    return next((n for n, name in enumerate(names) if name in _TRAINING), None)
+
+
 def require_repeatable(arguments: list[str]) -> None:
     """Refuse what would go back again at each restart.
 
@@ -43,8 +66,13 @@ def require_repeatable(arguments: list[str]) -> None:
         found = "--rollback" if flags.rollback else f"--resume {flags.resume}"
         raise ConfigurationError(
             f"restarts: found {found}, which would go back again at each; start once without "
-            "--restarts, or leave it out"
+            "--restarts and --elastic, or leave it out"
         )
+
+
+def say(message: str) -> None:
+    """Print a line of the launch itself."""
+    print(f"launch: {message}", flush=True)
 
 
 def note(folder: Path | None, **facts: Any) -> None:
@@ -56,13 +84,13 @@ def note(folder: Path | None, **facts: Any) -> None:
 
 
 def _training_flags(arguments: list[str]) -> argparse.Namespace | None:
-    names = [os.path.basename(argument) for argument in arguments]
-    first = next((n for n, name in enumerate(names) if name in _TRAINING), None)
-    if first is None:
+    begin = training_begins(arguments)
+    if begin is None:
         return None
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("--ds_config", "--output_dir"):
         parser.add_argument(name)
+    parser.add_argument("--scale_train_batch_size", type=int)
     parser.add_argument("--resume", default="auto")
     parser.add_argument("--rollback", nargs="?", const="true", default="")
-    return parser.parse_known_args(arguments[first + 1 :])[0]
+    return parser.parse_known_args(arguments[begin + 1 :])[0]

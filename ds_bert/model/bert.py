@@ -7,6 +7,7 @@ A class says what its objective needs (`objective`, `losses`) and returns its lo
 Trainer, log, metrics and evaluation take whatever names there are.
 """
 
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -37,6 +38,28 @@ class LossSum(NamedTuple):
     correct: Tensor
 
 
+class Scores(NamedTuple):
+    """What a loss is the cross-entropy of, item by item.
+
+    Attributes:
+        logits: fp32 [N, C], of N masked tokens or sequences.
+        labels: int64 [N].
+    """
+
+    logits: Tensor
+    labels: Tensor
+
+    def losses(self) -> LossSum:
+        """The loss of each item, and whether it was guessed right; [N] both."""
+        loss = F.cross_entropy(self.logits, self.labels, reduction="none")
+        return LossSum(loss, self.logits.argmax(-1) == self.labels)
+
+
+# A product of fewer than 12 rows goes another way on a CPU, and ends with other last bits.
+_MIN_ROWS = 16
+_ROWS_AT_ONCE = 4096  # of logits that are left apart: half a gigabyte
+
+
 class UnpaddedBert(BertPreTrainedModel):
     """What the models of all objectives share; comes before a stock class among the bases.
 
@@ -55,6 +78,7 @@ class UnpaddedBert(BertPreTrainedModel):
     losses: ClassVar[dict[str, str]]
     bert: Any
     cls: Any
+    _by_item = False  # whether losses are left apart: see `each`
 
     def __init__(self, config):
         super().__init__(config)
@@ -91,8 +115,51 @@ class UnpaddedBert(BertPreTrainedModel):
         num_masked, pools = len(batch.masked_lm_labels), SEQUENCES in self.losses.values()
         return training_flops(self.config, batch.sequence_lengths, num_masked, pools)
 
+    def each(self, batch: Batch) -> dict[str, LossSum]:
+        """The losses of `forward` item by item, not summed: for evaluation, not for training.
+
+        On a CPU an item's loss is the same bits in any batch, for any number of threads.
+
+        Args:
+            batch: B sequences with M masked positions.
+
+        Returns:
+            of each loss fp32 [M or B], and bool [M or B], whether the item was guessed right.
+        """
+        self._by_item = True
+        try:
+            return self(batch.padded(_MIN_ROWS))
+        finally:
+            self._by_item = False
+
+    def masked_lm_scores(self, batch: Batch) -> Scores:
+        """Logits [M, V] and labels of the masked tokens; as with `each`, the same in any batch."""
+        hidden = self._encode(self.bert, batch.padded(_MIN_ROWS))
+        places, labels = batch.masked_lm_positions, batch.masked_lm_labels
+        return self._scores(self._token_logits, hidden, places, labels)
+
+    def _scores(
+        self, logits: Callable[[Tensor], Tensor], hidden: Tensor, places: Tensor, labels: Tensor
+    ) -> Scores:
+        """What a head makes of some rows of the hidden states [T, H]."""
+        rows = F.pad(places, (0, max(0, _MIN_ROWS - len(places))))
+        return Scores(logits(hidden.index_select(0, rows))[: len(places)].float(), labels)
+
+    def _token_logits(self, hidden: Tensor) -> Tensor:
+        """Logits [N, V] of hidden states [N, H]."""
+        head = self.cls.predictions
+        return linear(head.transform(hidden), head.decoder.weight, head.decoder.bias)
+
     def _masked_lm(self, hidden: Tensor, batch: Batch) -> LossSum:
         """Masked-LM loss of hidden states [T, H]; Devlin et al. 2019, section 3.1, task 1."""
+        if self._by_item:
+            parts = zip(
+                batch.masked_lm_positions.split(_ROWS_AT_ONCE),
+                batch.masked_lm_labels.split(_ROWS_AT_ONCE),
+                strict=True,
+            )
+            found = (self._scores(self._token_logits, hidden, *part).losses() for part in parts)
+            return LossSum(*map(torch.cat, zip(*found, strict=True)))
         head = self.cls.predictions
         masked = head.transform(hidden.index_select(0, batch.masked_lm_positions))
         operands = _autocast(masked, head.decoder.weight, head.decoder.bias)
@@ -122,10 +189,16 @@ class BertForUnpaddedPreTraining(UnpaddedBert, BertForPreTraining):
         hidden = self._encode(self.bert, batch)
         return {"mlm": self._masked_lm(hidden, batch), "nsp": self._pair(hidden, batch)}
 
+    def _pair_logits(self, first_tokens: Tensor) -> Tensor:
+        """Logits [N, 2] of the hidden states [N, H] of each sequence's [CLS]."""
+        return self.cls.seq_relationship(self.bert.pooler(first_tokens[:, None]))
+
     def _pair(self, hidden: Tensor, batch: Batch) -> LossSum:
-        first_tokens = hidden.index_select(0, batch.cu_seqlens[: batch.num_sequences])
-        logits = self.cls.seq_relationship(self.bert.pooler(first_tokens[:, None])).float()
-        labels = batch.next_sentence_labels
+        places, labels = batch.cu_seqlens[: batch.num_sequences], batch.next_sentence_labels
+        if self._by_item:
+            return self._scores(self._pair_logits, hidden, places, labels).losses()
+        first_tokens = hidden.index_select(0, places)
+        logits = self._pair_logits(first_tokens).float()
         loss = F.cross_entropy(logits, labels, reduction="sum")
         return LossSum(loss, (logits.argmax(-1) == labels).sum())
 

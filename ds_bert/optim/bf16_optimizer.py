@@ -43,6 +43,7 @@ class WaitlessBF16Optimizer(BF16_Optimizer):
     @torch.no_grad()
     def _reduce_scatter(self, **_: Any) -> None:
         """Leave means over ranks in this rank's partitions, and what nobody needs elsewhere."""
+        self._zero_sums_of_nothing()
         groups = zip(
             self.fp32_groups_gradients_flat,
             self.fp32_groups_gradient_flat_partition,
@@ -70,6 +71,7 @@ class WaitlessBF16Optimizer(BF16_Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
         """Clip and update, or skip, as the sums of the gradients say."""
+        self._zero_sums_of_nothing()
         if not supports(self.optimizer):
             super().step(closure)
             return
@@ -89,21 +91,44 @@ class WaitlessBF16Optimizer(BF16_Optimizer):
         self.optimizer.step()
         self._lazy_init_hp_params_optimizer_state()
         self.update_lp_params()
-        # The engine zeroes the sums after each step.
+        # The engine clears the sums after each step.
 
     @torch.no_grad()
     def _update_hp_grad(
         self, lp: Tensor, group_idx: int, param_idx: int, clear_lp_grads: bool
     ) -> None:
-        """Add a gradient to its fp32 sum: in one kernel, without a copy in fp32."""
+        """Add a gradient to its fp32 sum in one kernel; the first of a step becomes the sum."""
         if lp.grad is None:
             return
-        total = self.fp32_groups_gradients[group_idx][param_idx]
-        total.view_as(lp).add_(lp.grad)
-        lp._hp_grad = total  # type: ignore[attr-defined]
-        self.fp32_groups_has_gradients[group_idx][param_idx] = True
+        total, has_one = self.fp32_groups_gradients[group_idx], self.fp32_groups_has_gradients
+        add = Tensor.add_ if has_one[group_idx][param_idx] else Tensor.copy_
+        add(total[param_idx].view_as(lp), lp.grad)
+        lp._hp_grad = total[param_idx]  # type: ignore[attr-defined]
+        has_one[group_idx][param_idx] = True
         if clear_lp_grads:
             lp.grad.zero_()
+
+    def clear_hp_grads(self) -> None:
+        """Forget the sums: the next gradients replace them, so nothing has to be zeroed."""
+        self.fp32_groups_has_gradients = [
+            [False] * len(sums) for sums in self.fp32_groups_gradients
+        ]
+
+    @torch.no_grad()
+    def _zero_sums_of_nothing(self) -> None:
+        """Zero the old sums of tensors that got no gradient in this step, such as unused heads."""
+        for sums, has_one in zip(
+            self.fp32_groups_gradients, self.fp32_groups_has_gradients, strict=True
+        ):
+            for number, total in enumerate(sums):
+                if not has_one[number]:
+                    total.zero_()
+                    has_one[number] = True
+
+    def get_grads_for_reduction(self) -> Any:
+        """DeepSpeed's question before its all-reduce."""
+        self._zero_sums_of_nothing()
+        return super().get_grads_for_reduction()
 
 
 def supports(optimizer: Optimizer) -> bool:

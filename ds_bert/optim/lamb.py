@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from ds_bert_kernels.dispatch import implementation
-from ds_bert_kernels.reference import Segment
+from ds_bert_kernels.reference import Segment, trust_ratios
 from torch import Tensor
 
 from ds_bert.errors import ConfigurationError
@@ -81,6 +81,7 @@ class Lamb(torch.optim.Optimizer):
             for tensor, options in zip(self._tensors, self._options, strict=True)
         ]
         self._bound = False
+        self._norms: list[tuple[list[Tensor], Tensor]] = []  # of the last step
         self._process_group: dist.ProcessGroup | None = None
         defaults = {
             "lr": lr,
@@ -142,9 +143,28 @@ class Lamb(torch.optim.Optimizer):
         work = [(t, t.grad, segments) for t, segments in held if t.grad is not None]
         assert work or not self._bound, "DeepSpeed sets the partition's gradient on every rank"
         gradient_scale = self._gradient_scale([gradient for _, gradient, _ in work])
+        self._norms.clear()
         for tensor, gradient, segments in work:
             self._update(tensor, gradient, segments, gradient_scale)
         return loss
+
+    def trust_ratios(self) -> list[tuple[Tensor, float]]:
+        """The model's tensors and what the last step of each was scaled by; waits for the device.
+
+        Tensors that no trust ratio applies to are left out.
+        """
+        group = self.param_groups[0]
+        limits = (group["min_trust_ratio"], group["max_trust_ratio"])
+        is_scaled = {
+            id(tensor): adaptive
+            for tensor, (_, adaptive) in zip(self._tensors, self._options, strict=True)
+        }
+        return [
+            (tensor, ratio)
+            for tensors, norms in self._norms
+            for tensor, ratio in zip(tensors, trust_ratios(norms, *limits).tolist(), strict=True)
+            if is_scaled[id(tensor)]
+        ]
 
     def take_back(self) -> None:
         """The last step was skipped on the device: do not count it."""
@@ -178,11 +198,13 @@ class Lamb(torch.optim.Optimizer):
             found_inf=self.found_inf,
             **constants,
         )
+        squared_norms = self._sum_over_partitions(squared_norms)
+        self._norms.append((self._tensors if self._bound else [parameter], squared_norms))
         kernel.lamb_apply(
             partition,
             *moments,
             segments,
-            self._sum_over_partitions(squared_norms),
+            squared_norms,
             lr=group["lr"],
             min_trust_ratio=group["min_trust_ratio"],
             max_trust_ratio=group["max_trust_ratio"],

@@ -37,6 +37,7 @@ class Request:
         data: folders of data sets by their settings.
         max_seq_length: which instances have to be there.
         output_dir: of the run.
+        local_data: where each host copies the data to, or "".
         master_addr: where to meet; None: as DeepSpeed chooses.
         master_port: the same.
         seconds: for all of it.
@@ -48,6 +49,7 @@ class Request:
     data: Mapping[str, str] = field(default_factory=dict)
     max_seq_length: int = 128
     output_dir: str = "."
+    local_data: str = ""
     master_addr: str | None = None
     master_port: int = 29500
     seconds: float = 60.0
@@ -88,6 +90,7 @@ def _ask_for_facts(
         data=dict(request.data),
         length=request.max_seq_length,
         output_dir=request.output_dir,
+        local_data=request.local_data,
     )
     broken = {name: fact["error"] for name, fact in facts.items() if "error" in fact}
     facts = {name: fact for name, fact in facts.items() if name not in broken}

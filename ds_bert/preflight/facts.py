@@ -15,11 +15,14 @@ from ds_bert import __version__, files, recipes
 from ds_bert.dataset.store import TokenStore
 from ds_bert.errors import ConfigurationError, DataError, UserError
 from ds_bert.preflight import gpus, software
+from ds_bert.staging.local_copy import require_room
 
 SHARED_MEMORY = Path("/dev/shm")
 
 
-def facts(recipe: str | None, data: dict[str, str], length: int, output_dir: str) -> dict[str, Any]:
+def facts(
+    recipe: str | None, data: dict[str, str], length: int, output_dir: str, local_data: str = ""
+) -> dict[str, Any]:
     """All that can be told without another host.
 
     Args:
@@ -27,6 +30,7 @@ def facts(recipe: str | None, data: dict[str, str], length: int, output_dir: str
         data: folders of data sets by the names of their settings.
         length: max_seq_length.
         output_dir: of the run.
+        local_data: where the data will be copied to, or "".
 
     Returns:
         values by name; {"error": sentence} in the place of one that cannot be had.
@@ -38,7 +42,7 @@ def facts(recipe: str | None, data: dict[str, str], length: int, output_dir: str
         "ds_bert": f"{__version__}, sources {software.hash_of_sources()}",
         "commit": software.commit(),
         "recipe": _or_error(_recipe, recipe) if recipe else None,
-        "data": {name: _or_error(_data, folder, length) for name, folder in data.items()},
+        "data": {name: _or_error(_data, at, length, local_data) for name, at in data.items()},
         "output_dir": disk(Path(output_dir)),
         "cache": disk(files.cache_folder()),
         **limits(),
@@ -62,8 +66,10 @@ def _recipe(name: str) -> str:
         raise DataError(f"no {name}") from None
 
 
-def _data(folder: str, length: int) -> str:
-    """The fingerprint of a data set whose files all have their sizes."""
+def _data(folder: str, length: int, local_data: str) -> str:
+    """The fingerprint of a data set whose files all have their sizes, and room for a copy."""
+    if local_data:
+        require_room(Path(folder), length, local_data)
     return TokenStore.open(folder).instances(length).store.fingerprint
 
 

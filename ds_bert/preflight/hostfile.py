@@ -59,7 +59,14 @@ def is_host(name: str) -> bool:
 
 
 def chosen(hosts: dict[str, int], include: str = "", exclude: str = "") -> dict[str, int]:
-    """The hosts that DeepSpeed's --include or --exclude leave.
+    """How many slots of each host DeepSpeed's --include or --exclude leave; see `chosen_slots`."""
+    return {name: len(slots) for name, slots in chosen_slots(hosts, include, exclude).items()}
+
+
+def chosen_slots(
+    hosts: dict[str, int], include: str = "", exclude: str = ""
+) -> dict[str, list[int]]:
+    """The hosts that DeepSpeed's --include or --exclude leave, and numbers of their slots.
 
     Args:
         hosts: of the hostfile.
@@ -71,12 +78,12 @@ def chosen(hosts: dict[str, int], include: str = "", exclude: str = "") -> dict[
     """
     if include and exclude:
         raise ConfigurationError("--include and --exclude are given; expected one of them")
-    if not (include or exclude):
-        return hosts
-    named = dict(_filter(part, hosts) for part in (include or exclude).split("@"))
+    parts = (include or exclude).split("@") if include or exclude else []
+    named = dict(_filter(part, hosts) for part in parts)
     if include:
-        return {name: len(named[name]) for name in hosts if name in named}
-    left = {name: slots - len(named.get(name, ())) for name, slots in hosts.items()}
+        return {name: sorted(named[name]) for name in hosts if name in named}
+    everything = {name: set(range(slots)) for name, slots in hosts.items()}
+    left = {name: sorted(slots - named.get(name, set())) for name, slots in everything.items()}
     left = {name: slots for name, slots in left.items() if slots}
     require(bool(left), "--exclude", exclude, "that a host is left")
     return left

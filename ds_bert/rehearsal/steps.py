@@ -74,6 +74,7 @@ def shortened(config: TrainingConfig, folder: str, max_steps: int) -> TrainingCo
         max_time="",
         resume="auto",
         rollback=False,
+        report_seconds=0.0,
         **_NO_SCHEDULE,
     )
 

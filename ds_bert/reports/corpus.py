@@ -1,26 +1,21 @@
 """The corpus report for people: a page with histograms, and the same as text for a terminal."""
 
 from collections.abc import Iterator
-from html import escape
 from typing import Any
 
-from ds_bert.reports.charts import FRAME, drawing, text_bars
+from ds_bert.reports.charts import Bar, Bars
+from ds_bert.reports.pages import Chart, render
 
 PAGE = "report.html"  # in the folder of the data set
+_BLOCKS = " ▏▎▍▌▋▊▉█"  # eighths of a character
+_TEXT_BAR = 30  # characters
+_LONG_LABEL = 10_000  # no room for both ends of a range
 
 
 def report_page(report: dict[str, Any], title: str) -> str:
     """One HTML page that loads nothing from elsewhere; the same record gives the same bytes."""
-    return FRAME.substitute(
-        title=escape(title),
-        facts="\n".join(
-            f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in _facts(report)
-        ),
-        histograms="\n".join(
-            f"<section>\n<h2>{escape(name)}</h2>\n{drawing(name, histogram)}\n</section>"
-            for name, histogram in _histograms(report)
-        ),
-    )
+    charts = [_chart(name, histogram) for name, histogram in _histograms(report)]
+    return render("corpus.html.j2", title, pairs=list(_facts(report)), charts=charts)
 
 
 def report_text(report: dict[str, Any]) -> str:
@@ -65,3 +60,40 @@ def _histograms(report: dict[str, Any]) -> Iterator[tuple[str, dict[str, int]]]:
         yield name.replace("_", " "), report[name]
     for length, figures in report["lengths"].items():
         yield f"tokens per sequence, max_seq_length {length}", figures["tokens_per_sequence"]
+
+
+def _chart(name: str, histogram: dict[str, int]) -> Chart:
+    bins = list(_bins(histogram))
+    bars = [Bar(label, number, f"{share:.1%}") for label, number, share, _ in bins]
+    rows = [(label, f"{number:,}", f"{share:.1%}") for label, number, share, _ in bins]
+    title = name[:1].upper() + name[1:]
+    return Chart(title, Bars(bars), ("length", "items", "share"), rows)
+
+
+def text_bars(histogram: dict[str, int]) -> Iterator[str]:
+    """A histogram as lines with bars of block characters; bins are told by their upper ends."""
+    for label, number, share, size in _bins(histogram):
+        yield f"{label:>15}  {_text_bar(size):{_TEXT_BAR}} {share:6.1%}  {number:,}"
+
+
+def _bins(histogram: dict[str, int]) -> Iterator[tuple[str, int, float, float]]:
+    """Label, number, share of all, and size as a part of the largest, from the first bin used."""
+    total, largest = sum(histogram.values()), max(histogram.values(), default=0)
+    low, is_used = 1, False
+    for bound, number in histogram.items():
+        high = int(bound)
+        is_used = is_used or number > 0
+        if is_used:
+            yield _label(low, high), number, number / total, number / largest
+        low = high + 1
+
+
+def _label(low: int, high: int) -> str:
+    if low == high:
+        return f"{low}"
+    return f"{low:,}-{high:,}" if high < _LONG_LABEL else f"to {high:,}"
+
+
+def _text_bar(size: float) -> str:
+    whole, eighths = divmod(round(size * _TEXT_BAR * 8), 8)
+    return (_BLOCKS[-1] * whole + _BLOCKS[eighths]).rstrip()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ds_bert.compiled import compiled
 
 # What a stream is for: streams of the same seed, epoch and index but another purpose are unrelated.
-INSTANCES, MASKS, ORDER, SPLIT, BLOCKS, DROPOUT = 1, 2, 3, 4, 5, 6
+INSTANCES, MASKS, ORDER, SPLIT, BLOCKS, DROPOUT, BOOTSTRAP = 1, 2, 3, 4, 5, 6, 7
 
 STEP = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, odd
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)

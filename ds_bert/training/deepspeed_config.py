@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ds_bert.config import MAX_MICRO_BATCH, MICRO_BATCH
+from ds_bert.deepspeed_files.keys import MONITORS
 from ds_bert.errors import ConfigurationError, require
 from ds_bert.strict_json import check_keys
 
@@ -56,15 +57,12 @@ ALLOWED_KEYS: dict[str, set[str] | None] = {
     "dump_state": None,
     "comms_logger": None,
     "flops_profiler": None,
-    "tensorboard": None,
-    "wandb": None,
-    "comet": None,
-    "csv_monitor": None,
 }
 _ELSEWHERE = {
     "gradient_accumulation_steps": "it is derived from train_batch_size, "
     "train_micro_batch_size_per_gpu and the number of ranks",
     "scheduler": 'use lr_scheduler_type and warmup_* in the section "ds_bert"',
+    **MONITORS,
 }
 
 
@@ -106,8 +104,13 @@ class BatchPlan:
         )
 
 
-def plan_batch(recipe: dict[str, Any], world_size: int) -> BatchPlan:
+def plan_batch(recipe: dict[str, Any], world_size: int, is_elastic: bool = False) -> BatchPlan:
     """Derive the accumulation for this number of ranks; "auto" counts as a micro-batch of 1.
+
+    Args:
+        recipe: DeepSpeed's part.
+        world_size: number of ranks.
+        is_elastic: the micro-batch may be smaller than the recipe's, if that makes it fit.
 
     Raises:
         ConfigurationError: a size is missing or not positive, or the equation has no solution;
@@ -116,6 +119,8 @@ def plan_batch(recipe: dict[str, Any], world_size: int) -> BatchPlan:
     batch = _size(recipe, "train_batch_size", MAX_BATCH)
     is_open = recipe.get(MICRO_BATCH) == AUTO
     micro = 1 if is_open else _size(recipe, MICRO_BATCH, MAX_MICRO_BATCH, f', or "{AUTO}"')
+    if is_elastic and batch % world_size == 0:
+        micro = _largest_micro_batch(batch // world_size, micro)
     if batch % (micro * world_size) == 0:
         return BatchPlan(batch, micro, batch // (micro * world_size), world_size)
     raise ConfigurationError(_impossible_batch(batch, micro, world_size))
@@ -128,13 +133,17 @@ def _size(recipe: dict[str, Any], key: str, most: int, otherwise: str = "") -> i
     return value
 
 
+def _largest_micro_batch(share: int, most: int) -> int:
+    """The largest divisor of a rank's share of the batch up to `most`."""
+    return next(size for size in range(min(most, share), 0, -1) if share % size == 0)
+
+
 def _impossible_batch(batch: int, micro: int, world_size: int) -> str:
     unit = micro * world_size
     below, above = batch // unit * unit, (batch // unit + 1) * unit
     cures = [f"train_batch_size {' or '.join(str(size) for size in (below, above) if size)}"]
     if batch % world_size == 0:
-        share = batch // world_size
-        largest = next(size for size in range(min(micro, share), 0, -1) if share % size == 0)
+        largest = _largest_micro_batch(batch // world_size, micro)
         cures.append(f"train_micro_batch_size_per_gpu {largest}")
     return (
         f"impossible batch: train_batch_size {batch} is not a multiple of "

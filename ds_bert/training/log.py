@@ -11,12 +11,15 @@ from typing import Any
 import torch
 
 from ds_bert import distributed, files
+from ds_bert.errors import TrainingDiverged
 from ds_bert.evaluation.metrics import loss_names
 from ds_bert.model.batch import Batch
 from ds_bert.model.flops import peak_flops
 from ds_bert.progress import Progress
+from ds_bert.run_report.background import ReportWriter
 
 _CORPORA_IN_A_LINE = 8
+_PAUSES = ("validation_seconds", "save_seconds")
 
 
 class RunLog:
@@ -28,6 +31,10 @@ class RunLog:
         max_steps: optimizer steps in all.
         device: of this rank; its memory and share of its peak are told.
         flops: operations that a batch takes.
+        report_seconds: between two reports of the run; 0: none.
+
+    Attributes:
+        listeners: called on rank 0 with kind, step and values of each row.
     """
 
     def __init__(
@@ -37,15 +44,20 @@ class RunLog:
         max_steps: int,
         device: torch.device,
         flops: Callable[[Batch], int],
+        report_seconds: float = 0.0,
     ):
         self._path = folder / "metrics.jsonl"
         self._step, self._max_steps = step, max_steps
         self._device, self._flops_of, self._peak = device, flops, peak_flops(device)
         self._bar: Progress | None = None
         self._unwritten: list[str] = []  # rows that a full disk did not take
+        self.listeners: list[Callable[[str, int, dict[str, Any]], None]] = []
         self._forget()
         self._since = time.monotonic()
         self._start, self._first_step = self._since, step
+        self._started, self._pauses = time.time(), dict.fromkeys(_PAUSES, 0.0)
+        is_told = distributed.rank() == 0 and report_seconds > 0
+        self._report = ReportWriter(folder, report_seconds) if is_told else None
         if distributed.rank() == 0:
             _drop_rows_after(self._path, step)
 
@@ -55,9 +67,14 @@ class RunLog:
             self._bar = Progress("training", self._step / self._max_steps, lines=False)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         if self._bar is not None:
             self._bar.close()
+        if self._report is not None:
+            is_over = self._step >= self._max_steps or kind is TrainingDiverged
+            page = self._report.close(is_over)
+            if page is not None:
+                distributed.log(f"report: {page}")
 
     def count(self, batch: Batch) -> None:
         """Count a micro-batch of this rank (tokens without padding)."""
@@ -73,13 +90,15 @@ class RunLog:
             self._bar.update(self._step / self._max_steps, steps=1)
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Time spent inside counts for no rate and no ETA (validation, saving)."""
+    def paused(self, what: str = "") -> Iterator[None]:
+        """Time spent inside counts for no rate and no ETA; `what` is validation or save."""
         start = time.monotonic()
         yield
         spent = time.monotonic() - start
         self._since += spent
         self._start += spent
+        if what:
+            self._pauses[f"{what}_seconds"] += spent
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -96,6 +115,8 @@ class RunLog:
         eta = (now - self._start) / max(done, 1) * (self._max_steps - self._step)
         self._forget()
         self._since = now
+        if self._bar is not None:
+            self._bar.tell(f"loss {row['loss']:.4f}")
         distributed.log(_training_line(self._step, self._max_steps, row, eta))
         self._write("train", row)
 
@@ -105,6 +126,7 @@ class RunLog:
             "sequences_per_second": self._sequences * world / seconds,
             "tokens_per_second": self._tokens * world / seconds,
             "seconds_per_step": seconds / max(self._steps, 1),
+            "interval_seconds": seconds,
             "flops_per_second": self._flops * world / seconds,
             "mfu": self._flops / seconds / self._peak if self._peak else None,
             "data_wait_share": self._waited / seconds,
@@ -126,7 +148,9 @@ class RunLog:
     def _write(self, kind: str, row: dict[str, Any]) -> None:
         if distributed.rank() != 0:
             return
-        self._unwritten.append(files.as_json({"kind": kind, "step": self._step, **row}) + "\n")
+        place = {"kind": kind, "step": self._step, "time": time.time(), "started": self._started}
+        self._unwritten.append(files.as_json(place | row | self._pauses) + "\n")
+        self._pauses = dict.fromkeys(_PAUSES, 0.0)
         try:
             _append(self._path, "".join(self._unwritten))
             self._unwritten.clear()
@@ -135,6 +159,10 @@ class RunLog:
                 f"warning: {self._path} cannot be written ({error.strerror}); training goes on, "
                 "the rows follow when it can"
             )
+        if self._report is not None:
+            self._report.update()
+        for listener in self.listeners:
+            listener(kind, self._step, row)
 
 
 def _training_line(step: int, max_steps: int, row: dict[str, Any], eta: float) -> str:

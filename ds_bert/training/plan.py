@@ -16,12 +16,14 @@ from ds_bert.config import MICRO_BATCH, TrainingConfig
 from ds_bert.dataset.store import InstanceTable, TokenStore
 from ds_bert.errors import CheckpointError, ConfigurationError, DataError, require
 from ds_bert.files import require_folder, require_space
+from ds_bert.guards import standing
 from ds_bert.instances.mixture import SampleOrder
 from ds_bert.model import pretrained
 from ds_bert.model.bert import OBJECTIVES, UnpaddedBert
 from ds_bert.model.fp8 import check_fp8
 from ds_bert.optim.entry import OptimizerEntry
 from ds_bert.optim.optimizers import OPTIMIZERS, check_optimizer
+from ds_bert.staging.local_copy import local_copy, require_room
 from ds_bert.training.deepspeed_config import (
     AUTO,
     BatchPlan,
@@ -126,8 +128,10 @@ def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
     """
     check_engine_config(recipe)
     optimizer_type, optimizer_params = check_optimizer(recipe.get("optimizer"))
-    batch = plan_batch(recipe, distributed.world_size())
-    train_table = TokenStore.open(config.train_data).instances(config.max_seq_length)
+    batch = plan_batch(recipe, distributed.world_size(), config.elastic_batch)
+    if recipe[MICRO_BATCH] != AUTO:
+        recipe = {**recipe, MICRO_BATCH: batch.micro_batch_size}
+    train_table = _open(config, config.train_data)
     validation_table = _validation_table(config, train_table.store)
     for table in filter(None, (train_table, validation_table)):
         _check_objective(config, table)
@@ -167,13 +171,25 @@ def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
 def _validation_table(config: TrainingConfig, train: TokenStore) -> InstanceTable | None:
     if not config.validation_data:
         return None
-    store = TokenStore.open(config.validation_data)
+    table = _open(config, config.validation_data)
+    store = table.store
     if store.vocabulary.sha256 != train.vocabulary.sha256:
         raise DataError(
             f"{config.validation_data} has another vocabulary than {config.train_data} "
             f"({store.vocabulary.sha256[:12]}, {train.vocabulary.sha256[:12]}); make both with one"
         )
-    return store.instances(config.max_seq_length)
+    return table
+
+
+def _open(config: TrainingConfig, name: str) -> InstanceTable:
+    """Instances of a data set; of its copy on this host's own disk where one is wanted."""
+    folder, length = Path(name), config.max_seq_length
+    if config.local_data and config.dry_run:
+        require_room(folder, length, config.local_data)
+    elif config.local_data:
+        how: dict[str, Any] = {"say": distributed.log, "moved": standing.moved}
+        folder = local_copy(folder, length, config.local_data, **how)
+    return TokenStore.open(folder).instances(length)
 
 
 def _check_objective(config: TrainingConfig, table: InstanceTable) -> None:

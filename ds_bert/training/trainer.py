@@ -12,12 +12,13 @@ from ds_bert.checkpoint.hf_folder import write_model_folder
 from ds_bert.checkpoint.saving import WriteModel
 from ds_bert.checkpoint.state import set_random_state
 from ds_bert.divergence.detector import Divergence, DivergenceDetector, Launched, as_float
-from ds_bert.errors import STOPPED_ON_REQUEST, TrainingDiverged
+from ds_bert.errors import TrainingDiverged
 from ds_bert.evaluation.loop import evaluate
 from ds_bert.evaluation.metrics import MetricSums, total_loss
 from ds_bert.guards import standing, stop
 from ds_bert.guards.agreement import require_equal_replicas
 from ds_bert.optim import bf16_optimizer
+from ds_bert.optim.trust_ratios import trust_ratios
 from ds_bert.training.batches import Step, TrainingBatches
 from ds_bert.training.diverged import stop_diverged
 from ds_bert.training.log import RunLog
@@ -69,7 +70,8 @@ class Trainer:
         self.stop, self.config = request or stop.StopRequest(), plan.config
         folder, flops = Path(plan.config.output_dir), engine.module.flops
         self.saves = Saves(plan, engine, state.step, before_commit)
-        self.log = RunLog(folder, state.step, self.config.max_steps, device, flops)
+        steps, seconds = self.config.max_steps, self.config.report_seconds
+        self.log = RunLog(folder, state.step, steps, device, flops, seconds)
         self._losses = engine.module.losses
         self.sums = MetricSums(self._losses, device)
         self._stop_agreed = self._is_slow = self._was_cut = self._has_stepped = False
@@ -127,7 +129,7 @@ class Trainer:
             self._save(is_last=True)
         why = f"at step {self.state.step} ({stop.reasons(self.stop)})"
         distributed.log(f"stopped on request {why}; start again to go on")
-        return STOPPED_ON_REQUEST
+        return stop.exit_code(self.stop)
 
     def _step(self, step: Step) -> None:
         """One optimizer step over the micro-batches of this rank.
@@ -237,6 +239,8 @@ class Trainer:
                 "learning_rate": self._learning_rate,
                 "gradient_norm": as_float(self.engine.get_global_grad_norm()),
                 "skipped_steps": self.state.skipped_steps,
+                "loss_scale": self._loss_scale(),
+                "trust_ratios": trust_ratios(self.engine),
             }
         )
 
@@ -254,7 +258,7 @@ class Trainer:
         poll = (lambda: None) if last else stop.Poll(self.stop, self.device)
         sizes = self.config.eval_batch_size, self.config.max_eval_sequences
         try:
-            with self.log.paused():
+            with self.log.paused("validation"):
                 metrics = evaluate(self.engine.module, table, self.device, *sizes, poll=poll)
         except stop.StopAgreed:
             self._stop_agreed = True
@@ -262,7 +266,7 @@ class Trainer:
         self.log.log_validation(metrics)
 
     def _save(self, is_last: bool) -> None:
-        with self.log.paused():
+        with self.log.paused("save"):
             try:
                 self.saves.save(self.state, self._model_writer(), is_last)
             except TrainingDiverged as error:

@@ -5,26 +5,27 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from bridges_util import assert_same, golden_examples
 
 from ds_bert.bridges import cache
-from ds_bert.bridges.cache import Turn, as_data_set
+from ds_bert.bridges.cache import as_data_set
 from ds_bert.bridges.importing import ImportOptions
 from ds_bert.dataset.store import TokenStore
 from ds_bert.errors import ConfigurationError, DataError
+from ds_bert.staging import turns
 
 PROGRAM = """
 import sys
-from ds_bert.bridges import cache, importing
+from ds_bert.bridges import cache
 from ds_bert.dataset import journal
+from ds_bert.staging import turns
 from ds_bert.tokenizer.vocabulary import Vocabulary
 
 path, folder, vocab_file, hangs = sys.argv[1:]
-cache.POLL_SECONDS = 0.05
+turns.POLL_SECONDS = 0.05
 if hangs == "hangs":
     def hang(*arguments, **how):
         print("converting", flush=True)
@@ -40,7 +41,7 @@ print(found, flush=True)
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr(cache, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(turns, "POLL_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -128,42 +129,3 @@ def test_who_dies_hands_over(json_file, start):
     first.send_signal(signal.SIGKILL)
     output, _ = second.communicate(timeout=60)
     assert output.startswith("converting")
-
-
-def test_a_lock_of_another_host_holds_while_its_time_moves(tmp_path, monkeypatch):
-    """Where flock does not reach, only signs of life tell."""
-    path = tmp_path / "lock"
-    path.write_text(json.dumps({"host": "far", "process": 7, "boot": "another", "nonce": "1"}))
-    monkeypatch.setattr(cache, "SILENT_SECONDS", 0.2)
-    turn, taken = Turn(path), []
-    for moment in range(8):
-        with turn:
-            taken.append(turn.is_mine)
-        if turn.is_mine:
-            break
-        assert turn.owner == "process 7 on far"
-        if moment < 3:
-            os.utime(path, (moment, moment))
-        time.sleep(0.1)
-    assert taken[:4] == [False] * 4 and taken[-1] is True
-    assert not path.exists()
-
-
-def test_of_two_hosts_the_last_to_sign_has_it(tmp_path, monkeypatch):
-    """Where no lock reaches, both write their names at one moment, and both look again."""
-    turns = [Turn(tmp_path / "lock") for _ in range(2)]
-    monkeypatch.setattr("fcntl.flock", refuse)
-
-    def other(seconds):
-        monkeypatch.setattr(cache.time, "sleep", lambda seconds: None)
-        turns[1]._file = turns[0]._file
-        assert turns[1]._sign()
-
-    monkeypatch.setattr(cache.time, "sleep", other)
-    with turns[0]:
-        assert not turns[0].is_mine
-    assert (tmp_path / "lock").exists()
-
-
-def refuse(*arguments):
-    raise OSError("no locks here")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from data_util import exit_code, make_store
+from distributed_util import run_ranks
 from torch.nn.functional import cross_entropy
 from training_util import MODEL, make_data, padded, write_recipe
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertTokenizer
@@ -16,6 +17,8 @@ from ds_bert import train
 from ds_bert.commands.evaluate import main
 from ds_bert.dataset.store import TokenStore, unigram_entropy
 from ds_bert.evaluation.loop import EVALUATION_SEED, evaluation_batches
+from ds_bert.evaluation.saved_model import evaluate_path
+from ds_bert.files import as_json
 
 pytestmark = pytest.mark.usefixtures("one_process_group")
 METRICS = ("mlm_loss", "perplexity", "mlm_accuracy", "nsp_loss", "nsp_accuracy")
@@ -73,15 +76,57 @@ def test_equal_to_stock_transformers(evaluate, data, model, length):
     assert found["num_masked_tokens"] == len(labels)
 
 
-def test_the_batch_size_changes_nothing(evaluate, data, model):
-    results = [
-        evaluate("--checkpoint", model, "--data", data, "--eval_batch_size", size)
-        for size in (1, 7, 32)
+def _evaluate_sizes(model, data) -> list[str]:
+    """The record for several batch sizes, as text, on one of several ranks."""
+    arguments = {"pseudo_perplexity": 6, "fill_mask": 2, "max_sequences": 50}
+    records = [
+        evaluate_path(str(model), str(data), None, batch_size=size, **arguments)
+        for size in (1, 7, 64)
     ]
-    for name in METRICS:
-        assert results[0][name] == pytest.approx(results[1][name], rel=1e-6)
-        assert results[0][name] == pytest.approx(results[2][name], rel=1e-6)
-    assert results[2] == evaluate("--checkpoint", model, "--data", data)
+    return [as_json(record) for record in records]
+
+
+def test_batch_size_and_number_of_ranks_change_nothing(data, model):
+    """Every bit: losses, slices, intervals, baseline, pseudo-perplexity, guesses."""
+    of_one = _evaluate_sizes(model, data)
+    of_two = run_ranks(_evaluate_sizes, 2, model, data)
+    assert len({*of_one, *of_two[0], *of_two[1]}) == 1
+    record = json.loads(of_one[0])
+    assert record["num_sequences"] == 50
+    assert record["slices"]["frequency"] and record["pseudo_perplexity"] and record["fill_mask"]
+
+
+def test_old_keys_stand_at_the_top(evaluate, data, model):
+    found = evaluate("--checkpoint", model, "--data", data)
+    top = ("checkpoint", "data", "max_seq_length", *METRICS, "num_sequences", "num_masked_tokens")
+    assert all(name in found for name in (*top, "num_tokens", "masked_share"))
+    low, high = found["intervals"]["mlm_loss"]
+    assert low < found["mlm_loss"] < high
+    assert found["intervals"]["perplexity"] == pytest.approx([math.exp(low), math.exp(high)])
+
+
+def test_the_table_and_the_file(data, model, tmp_path, capsys):
+    arguments = ["--checkpoint", model, "--data", data, "--fill_mask", 1, "--pseudo_perplexity", 2]
+    file = tmp_path / "new" / "found.json"
+    more = ["--compare", model, "--output", file, "--format", "table"]
+    assert exit_code(main, *arguments, *more) == 0
+    table, found = capsys.readouterr().out, json.loads(file.read_text())
+    assert f"mlm_accuracy {found['mlm_accuracy']:.2%}" in " ".join(table.split())
+    for words in ("nsp without reading", "by frequency", "may be chance", "was hidden"):
+        assert words in table
+    assert found["compare"]["differences"]["mlm_loss"]["difference"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("file/found.json", "a folder that can be written"), ("", "a file")]
+)
+def test_a_file_that_cannot_be_written(data, model, tmp_path, capsys, name, expected):
+    """It is refused before the work."""
+    (tmp_path / "file").write_text("")
+    arguments = ["--checkpoint", "nowhere", "--data", data, "--output", tmp_path / name]
+    assert exit_code(main, *arguments) == 2
+    error = capsys.readouterr().err
+    assert "output" in error and expected in error and "nowhere" not in error
 
 
 def test_a_part_of_the_data(evaluate, data, model):
@@ -165,6 +210,7 @@ def test_unigram_entropy(tmp_path, golden):
         ("--eval_batch_size", 0),
         ("--eval_batch_size", -3),
         ("--eval_batch_size", 10**12),
+        ("--pseudo_perplexity", -1),
     ],
 )
 def test_numbers_without_a_meaning(data, model, flag, value, capsys):

@@ -1,6 +1,7 @@
 """Hosts that lack something are told at the start, by ranks that stand in for each other."""
 
 import copy
+import socket
 import time
 
 import pytest
@@ -60,3 +61,22 @@ def test_one_process_asks_nobody(monkeypatch, capsys):
     begin = time.perf_counter()
     hosts.warn_about_hosts()
     assert time.perf_counter() - begin < 0.1 and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_once_per_host(monkeypatch, rank):
+    """Another rank takes over what the first rank of its own host has found."""
+    here, calls = socket.gethostname(), []
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    first = {"0": [], "1": [(here, ["found by the first"])]}[rank]
+    monkeypatch.setattr(
+        distributed, "gather", lambda mine: [("far", ["other"]), *first, mine, ("far", [])]
+    )
+    found = hosts.once_per_host(lambda: calls.append(1) or "found by me")
+    assert (found, len(calls)) == {"0": ("found by me", 1), "1": ("found by the first", 0)}[rank]
+
+
+def test_a_host_without_a_first_rank_finds_it_itself(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(distributed, "gather", lambda mine: [("far", ["other"]), mine])
+    assert hosts.once_per_host(lambda: "mine") == "mine"

@@ -9,7 +9,7 @@ import torch
 from distributed_util import run_ranks
 
 from ds_bert.guards import standing, stop
-from ds_bert.guards.stop import Poll, StopAgreed, StopRequest, is_agreed, reasons
+from ds_bert.guards.stop import GROWTH, Poll, StopAgreed, StopRequest, exit_code, is_agreed, reasons
 
 CPU = torch.device("cpu")
 
@@ -58,6 +58,28 @@ def test_only_rank_0_looks_for_the_file(tmp_path, monkeypatch):
     with request.looking():
         time.sleep(0.1)
     assert (tmp_path / "STOP").exists() and not request.reason
+
+
+def test_growth_waits_for_the_first_step_and_gives_way(tmp_path):
+    grow = tmp_path / "GROW"
+    grow.touch()
+    request = StopRequest()
+    request.look_into(tmp_path)
+    assert not grow.exists(), "of a launch before"
+    with request.looking():
+        grow.touch()
+        time.sleep(0.1)
+        assert grow.exists() and not request.reason
+        standing.at("step", 1)
+        assert asked(request) == GROWTH and not grow.exists()
+        (tmp_path / "STOP").touch()
+        end = time.monotonic() + 5
+        while request.reason == GROWTH and time.monotonic() < end:
+            time.sleep(0.01)
+    assert request.reason.endswith("STOP")
+    grow.touch()
+    request._look()
+    assert request.reason.endswith("STOP"), "the other way round"
 
 
 def test_time_is_left_for_the_step_and_the_save(monkeypatch):
@@ -138,5 +160,23 @@ def polls(number):
     return None
 
 
+def codes():
+    """Exit codes where rank 0 was asked for growth, and rank 1 for nothing, or to stop."""
+    from ds_bert import distributed
+
+    request, found = StopRequest(), []
+    if distributed.rank() == 0:
+        request.ask(GROWTH)
+    for _ in range(2):
+        found.append(exit_code(request))
+        if distributed.rank() == 1:
+            request.ask("a signal")
+    return found
+
+
+def polls_and_codes(number):
+    return polls(number), codes()
+
+
 def test_ranks_agree_at_one_point():
-    assert run_ranks(polls, 2, 0) == [(3, True, "a test")] * 2
+    assert run_ranks(polls_and_codes, 2, 0) == [((3, True, "a test"), [76, 75])] * 2

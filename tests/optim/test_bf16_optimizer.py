@@ -1,5 +1,7 @@
 """bf16 with fp32 sums: DeepSpeed's own steps, to the bit, without its questions to the host."""
 
+from dataclasses import replace
+
 import lamb_cases
 import pytest
 import torch
@@ -128,9 +130,29 @@ def test_work_outside_the_optimizer_does_not_grow_with_the_number_of_tensors(mon
     counts = []
     for layers in (1, 3):
         engine, optimizer = lamb_cases.build_engine(case(), build_model(layers=layers))
+        monkeypatch.setattr(engine.optimizer, "clear_hp_grads", lambda: None)
         lamb_cases.train(engine, batches(1))
         monkeypatch.setattr(optimizer, "step", lambda: None)
         with Operations() as operations:
             engine.optimizer.step()
         counts.append(operations.total)
     assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("scatters", [True, False])
+def test_tensors_without_a_gradient_keep_nothing_of_the_step_before(scatters):
+    """The first gradient of a step replaces the old sum; what gets none is zeroed."""
+    states = []
+    for own in (True, False):
+        run = replace(case("AdamW", own=own), scatters=own and scatters)
+        engine, optimizer = lamb_cases.build_engine(run, build_model())
+        lamb_cases.train(engine, batches(1))
+        engine.module.register_forward_hook(_without_next_sentences)
+        lamb_cases.train(engine, batches(2))
+        states.append(state(engine, optimizer))
+    assert_same_bits(*states)
+
+
+def _without_next_sentences(module, inputs, output):
+    output.seq_relationship_logits = output.seq_relationship_logits.detach()
+    return output

@@ -77,8 +77,9 @@ def test_logarithmic_warm_up_and_constant():
 
 def test_defaults_are_those_of_the_configuration():
     own = {item.name: item.default for item in fields(TrainingConfig)}
+    own["decay_steps"] = TrainingConfig().num_decay_steps  # given as steps, as a share or not
     shape = [item for item in fields(Shape) if item.default is not MISSING]
-    assert len(shape) == 7
+    assert len(shape) == 9
     assert all(own[item.name] == item.default for item in shape)
 
 

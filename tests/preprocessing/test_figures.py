@@ -205,33 +205,42 @@ def page_of(store):
 
 
 def test_page_is_well_formed_and_self_contained(tmp_path, text_file, vocab_file):
+    pytest.importorskip("matplotlib", reason="needs matplotlib (extra report)")
     store = make_store(tmp_path / "train", text_file, vocab_file, max_seq_length=(32, 128))
     page = page_of(store)
     report = store.meta["report"]
     assert page == report_page(report, "Corpus report: train data")
-    assert not re.search(r"<script|<link|<img|@import|url\(|https?:", page)
+    assert not re.search(r"<script|<link|<img|@import|url\((?!#)|https?:", page)
     assert str(tmp_path) not in page
     as_xml = re.sub(r"<(meta [^>]*)>", r"<\1/>", page.replace("<!DOCTYPE html>", ""))
-    drawings = ElementTree.fromstring(as_xml).findall(".//svg")
+    figures = ElementTree.fromstring(as_xml).findall(".//figure")
     histograms = [report[name] for name in report if name.startswith(("tokens_", "sentences_"))]
     histograms += [figures["tokens_per_sequence"] for figures in report["lengths"].values()]
-    assert len(drawings) == len(histograms) == 5
-    for drawing, histogram in zip(drawings, histograms, strict=True):
+    assert len(figures) == len(histograms) == 5
+    for figure, histogram in zip(figures, histograms, strict=True):
         counts = list(histogram.values())
         counts = counts[next(i for i, count in enumerate(counts) if count) :]
-        titles = [title.text for title in drawing.iter("title")]
-        assert titles == [f"{count:,}" for count in counts]
-        widths = [float(bar.get("width")) for bar in drawing.iter("rect")]
-        assert widths == pytest.approx([160 * count / max(counts) for count in counts], abs=0.06)
-        height = float(drawing.get("viewBox").split()[3])
-        assert all(float(text.get("y")) < height for text in drawing.iter("text"))
+        rows = [row for row in figure.iter("tr") if row.find("td") is not None]
+        assert [row.findall("td")[1].text for row in rows] == [f"{count:,}" for count in counts]
+        bars = [p for p in figure.iter("path") if "fill: var(--line-1)" in p.get("style", "")]
+        ends = [re.findall(r"[\d.]+", bar.get("d"))[::2] for bar in bars]
+        widths = [max(map(float, xs)) - min(map(float, xs)) for xs in ends]
+        full = max(widths)
+        assert widths == pytest.approx([full * count / max(counts) for count in counts], abs=0.06)
 
 
 def test_title_is_escaped(tmp_path, text_file, vocab_file):
     report = make_store(tmp_path / "train", text_file, vocab_file).meta["report"]
     assert "<h1>a &lt;b&gt; &amp; c</h1>" in report_page(report, "a <b> & c")
-    page = report_page(report, "<script>alert('\"')</script>")
-    assert "<script" not in page and "<script" not in charts.drawing("<script>", {"1": 1})
+    assert "<script" not in report_page(report, "<script>alert('\"')</script>")
+
+
+def test_a_page_without_matplotlib_has_the_numbers(tmp_path, text_file, vocab_file, monkeypatch):
+    report = make_store(tmp_path / "train", text_file, vocab_file).meta["report"]
+    monkeypatch.setattr(charts, "is_available", lambda: False)
+    page = report_page(report, "a")
+    assert "<svg" not in page and page.count("<details open>") == 4
+    assert f"<td>{max(report['tokens_per_sentence'].values()):,}</td>" in page
 
 
 def test_inspection_prints_the_report(preprocess, tmp_path, text_file, vocab_file, capsys):

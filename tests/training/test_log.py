@@ -75,7 +75,9 @@ def test_bytes_that_are_no_text(tmp_path):
 def clock(monkeypatch):
     """Replaces the log's clock; `now` is its time in seconds."""
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(log, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(
+        log, "time", SimpleNamespace(monotonic=lambda: clock.now, time=lambda: clock.now)
+    )
     return clock
 
 
