@@ -16,7 +16,7 @@ from ds_bert.costs.options import Questions
 from ds_bert.costs.shipped import within
 from ds_bert.errors import ConfigurationError
 from ds_bert.guards.stop import StopRequest
-from ds_bert.rehearsal.figures import rank_of, sample, work_of
+from ds_bert.rehearsal.figures import Sample, rank_of, sample, work_of
 from ds_bert.rehearsal.steps import probe
 from ds_bert.training.deepspeed_config import plan_batch
 from ds_bert.training.describe import describe
@@ -96,11 +96,11 @@ def _batch_problem(plan: Plan, place: Place) -> str | None:
     return None
 
 
-def _rank(plan: Plan, place: Place, average: object) -> Rank:
+def _rank(plan: Plan, place: Place, average: Sample) -> Rank:
     """A rank, with the largest micro-batch that fits where it is still to be measured."""
 
     def rank(size: int) -> Rank:
-        return rank_of(plan, average, place.gpus, size)  # type: ignore[arg-type]
+        return rank_of(plan, average, place.gpus, size)
 
     if not plan.micro_batch_is_open:
         return rank(plan.batch.micro_batch_size)
