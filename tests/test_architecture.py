@@ -19,7 +19,7 @@ ROOMS = (
     *("instances", "reports", "run_report", "preprocessing", "bridges"),
     *("deepspeed_files", "dialects", "preflight"),
     *("model", "optim", "checkpoint", "weights", "evaluation", "exporting", "guards", "divergence"),
-    *("costs", "training"),
+    *("costs", "advice", "training", "rehearsal"),
     *("launching", "commands"),
     *("train", "evaluate"),  # doors
 )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from synthetic_data import VOCAB_SIZE, draw_lengths
 
+from ds_bert.costs.memory import SAVED_BYTES
 from ds_bert.model.pretrained import PRESETS
 from time_model import engine as costs
 from time_model import products
@@ -30,7 +31,6 @@ LOGIT_BYTES = 2 + 4 + 2  # forward reads, backward reads and writes, the bias gr
 DECODER_BYTES = 2 * 4 + 4  # padded twice, and its gradient added to zero
 TIED_BYTES = 2 + 6  # gradient of the word embeddings: zeroed, added to the decoder's
 FORWARD_TILE, BACKWARD_TILE = (128, 64), (128, 128)  # of FlashAttention-2, head size 64, dropout
-SAVED_BYTES = 32.5  # per token, layer and unit of the hidden size, from forward to backward
 STATE_BYTES, SHARED_STATE_BYTES = 2 + 2 + 4, 12  # per parameter: on every rank; shared out by ZeRO
 NVLINK = 370e9  # bytes/s of a GPU. Assumed
 NODE = 8  # GPUs

@@ -18,6 +18,7 @@ COMMANDS = {  # module of each
     "convert-data": "convert_data",
     "inspect": "inspect_data",
     "preflight": "preflight",
+    "advise": "advise",
     "train": "train",
     "launch": "launch",
     "evaluate": "evaluate",

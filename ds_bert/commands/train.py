@@ -1,6 +1,9 @@
 """Train a BERT.
 
 python ds_bert/train.py --ds_config demo/seq128 --dry_run
+python ds_bert/train.py --ds_config seq128 --dry_run --on 8xH100 --price_per_hour 2.5
+python ds_bert/train.py --ds_config demo/seq128 --dry_run --probe_steps 20
+python ds_bert/train.py --ds_config demo/seq128 --overfit 64
 python ds_bert/train.py --ds_config my.json --max_steps 500
 deepspeed --num_accelerators 2 --module ds_bert.train --ds_config demo/seq128
 deepspeed --hostfile hosts --module ds_bert.train --ds_config seq128
@@ -15,11 +18,14 @@ import os
 import sys
 import time
 from contextlib import redirect_stderr
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ds_bert import files, launcher, recipes
+from ds_bert.commands.parser import add_flags
 from ds_bert.config import MICRO_BATCH, SECTION, TrainingConfig
+from ds_bert.costs.options import Questions
 from ds_bert.deepspeed_files.translate import translate
 from ds_bert.dialects.command_line import is_foreign, with_values
 from ds_bert.errors import ConfigurationError
@@ -29,6 +35,7 @@ _FIELDS = [item.name for item in dataclasses.fields(TrainingConfig)]
 _OTHER_FLAGS = (
     *("ds_config", "local_rank", "train_micro_batch_size", "scale_train_batch_size"),
     *("save_recipe", "help"),
+    *(item.name for item in dataclasses.fields(Questions)),
 )
 
 
@@ -51,26 +58,38 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
 
         evaluate.main(argv, prog)
         return 0
-    config, recipe = _parse_in_turn(argv, prog)
+    config, recipe, questions = _parse_in_turn(argv, prog)
     from ds_bert import distributed  # after parsing: torch and DeepSpeed take seconds to import
-    from ds_bert.training.run import run
 
-    code = run(config, recipe)
+    code = _answer(config, recipe, questions)
     distributed.shutdown()  # not after an error: other ranks may stand in a collective
     return code
 
 
-def _parse_in_turn(argv: list[str], prog: str | None) -> tuple[TrainingConfig, dict[str, Any]]:
+def _answer(config: TrainingConfig, recipe: dict[str, Any], questions: Questions) -> int:
+    """Train, or do what was asked for in its place."""
+    from ds_bert.rehearsal.dry_run import dry_run
+    from ds_bert.rehearsal.overfit import overfit
+    from ds_bert.training.run import run
+
+    if questions.overfit:
+        return overfit(config, recipe, questions.overfit)
+    return run(config, recipe, partial(dry_run, questions) if config.dry_run else None)
+
+
+def _parse_in_turn(
+    argv: list[str], prog: str | None
+) -> tuple[TrainingConfig, dict[str, Any], Questions]:
     """Parse; a mistake, which all ranks of a host come to, is told by the first of them.
 
     The launcher ends the others when that one has ended. Where none does, they tell it later.
     """
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        return parse_command_line(argv, prog)
+        return _parse(argv, prog)
     words = io.StringIO()
     try:
         with redirect_stderr(words):
-            return parse_command_line(argv, prog)
+            return _parse(argv, prog)
     except (ConfigurationError, SystemExit):
         time.sleep(_TURN)
         raise
@@ -95,6 +114,13 @@ def parse_command_line(
     Raises:
         ConfigurationError: unreadable file, unknown key or bad value.
     """
+    return _parse(argv, prog, world_size)[:2]
+
+
+def _parse(
+    argv: list[str] | None = None, prog: str | None = None, world_size: int | None = None
+) -> tuple[TrainingConfig, dict[str, Any], Questions]:
+    """The same, with what is asked beforehand."""
     switches = {f.name for f in dataclasses.fields(TrainingConfig) if "bool" in str(f.type)}
     argv = with_values(sys.argv[1:] if argv is None else argv, switches)
     is_own = not is_foreign(argv, own_flags())
@@ -109,9 +135,12 @@ def parse_command_line(
     if values["train_micro_batch_size"] is not None:
         recipe[MICRO_BATCH] = values["train_micro_batch_size"]
     config = TrainingConfig(**{name: values[name] for name in _FIELDS})
+    asked = {item.name for item in dataclasses.fields(Questions)} & values.keys()
+    questions = Questions(**{name: values[name] for name in asked})
+    questions.check(config.dry_run)
     if values["save_recipe"]:
         _save(values["save_recipe"], config, recipe)
-    return config, recipe
+    return config, recipe, questions
 
 
 def own_flags() -> set[str]:
@@ -143,6 +172,7 @@ def _parser(prog: str | None, is_own: bool) -> Any:
         help="this recipe with batches of N sequences: rates by the square root, as many sequences",
     )
     parser.add_argument("--save_recipe", metavar="FILE", help="write what holds in the end")
+    add_flags(parser, Questions)
     return parser
 
 

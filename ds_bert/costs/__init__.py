@@ -1,1 +1,1 @@
-"""What a run costs before it has begun: saves, failures."""
+"""What a run costs before it has begun: memory, hours, price, saves and failures."""

@@ -3,6 +3,7 @@
 import io
 import json
 import platform
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -38,26 +39,27 @@ from ds_bert.training.plan import Plan, make_plan
 from ds_bert.training.saves import State
 from ds_bert.training.trainer import Trainer
 
+# What is done with a checked plan in place of training; returns the exit code.
+Rehearse = Callable[[Plan, torch.device, StopRequest], int]
 
-def run(config: TrainingConfig, recipe: dict[str, Any]) -> int:
-    """Check, build, restore and train; returns the exit code."""
+
+def run(config: TrainingConfig, recipe: dict[str, Any], rehearse: Rehearse | None = None) -> int:
+    """Check, build, restore and train, or do what is given in its place; returns the exit code."""
     device = distributed.setup(config.watchdog_seconds)
     stop = StopRequest(config.max_seconds)
     watchdog = Watchdog(config.watchdog_seconds, Path(config.output_dir), stop)
     with stop_signals(stop.by_signal), stop.looking(), watchdog:
-        return _run(config, recipe, device, stop)
+        if rehearse is None:
+            return _run(config, recipe, device, stop)
+        if config.rollback:
+            roll_back(Path(config.output_dir), dry_run=True)
+        return rehearse(_plan(config, recipe, device), device, stop)
 
 
 def _run(
     config: TrainingConfig, recipe: dict[str, Any], device: torch.device, stop: StopRequest
 ) -> int:
     output_dir = Path(config.output_dir)
-    if config.dry_run:
-        if config.rollback:
-            roll_back(output_dir, dry_run=True)
-        distributed.log(describe(_plan(config, recipe, device)))
-        distributed.log("dry run: everything checked, nothing trained")
-        return 0
     with RunLock(output_dir) as lock:
         finish(output_dir / CHECKPOINTS)
         if config.rollback:

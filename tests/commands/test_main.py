@@ -34,7 +34,8 @@ def test_alone_it_says_what_there_is(capsys, line):
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("preproces", 'did you mean "preprocess"?'), ("xyz", "known: average-")]
+    ("name", "hint"),
+    [("preproces", 'did you mean "preprocess"?'), ("xyz", "known: advise, average-")],
 )
 def test_an_unknown_command(capsys, name, hint):
     assert exit_code(main, name) == 2

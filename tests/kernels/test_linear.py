@@ -1,5 +1,6 @@
 """oneDNN's linear layer against float64, and where it is not used."""
 
+import psutil
 import pytest
 import torch
 import torch.nn.functional as F
@@ -64,3 +65,16 @@ def test_an_operator_that_is_not_right_is_not_used(layer, monkeypatch, fault):
     monkeypatch.setattr(module, "_product", product)
     x, weight, bias, _ = (tensor.float() for tensor in layer)
     assert torch.equal(linear(x, weight, bias), F.linear(x, weight, bias))
+
+
+def test_shapes_that_are_seen_once_take_no_memory():
+    """With oneDNN's own limits these would take about 100 MB."""
+    weight, bias = torch.randn(64, 32, requires_grad=True), torch.zeros(64, requires_grad=True)
+
+    def resident(lengths):
+        for length in lengths:
+            linear(torch.randn(length, 32, requires_grad=True), weight, bias).sum().backward()
+        return psutil.Process().memory_info().rss
+
+    before = resident(range(200, 240))
+    assert resident(range(240, 310)) - before < 40e6
