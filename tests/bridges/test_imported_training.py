@@ -6,10 +6,10 @@ import pytest
 from data_util import exit_code
 from training_util import write_recipe
 
-from ds_bert.bridges import cache
 from ds_bert.bridges.cache import as_data_set
 from ds_bert.bridges.exporting import export
 from ds_bert.commands.train import main
+from ds_bert.staging import turns
 
 pytestmark = pytest.mark.usefixtures("one_process_group")
 SECTION = {"max_seq_length": 64, "max_steps": 3, "log_interval": 1}
@@ -28,7 +28,7 @@ def figures(folder, data):
 def test_the_same_losses_from_tfrecords(golden_table, tmp_path, vocabulary, monkeypatch):
     path = tmp_path / "x.tfrecord"
     export(golden_table.store, None, "tfrecord", [path])
-    monkeypatch.setattr(cache, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(turns, "POLL_SECONDS", 0.01)
     imported = as_data_set(path, cache_dir=tmp_path / "cache", vocabulary=vocabulary)
     expected = figures(tmp_path / "ours", golden_table.store.folder)
     assert figures(tmp_path / "theirs", imported) == expected
