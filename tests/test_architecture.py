@@ -18,7 +18,7 @@ ROOMS = (
     *("rng", "text", "tokenizer", "dataset", "staging"),
     *("instances", "reports", "run_report", "preprocessing", "bridges"),
     *("deepspeed_files", "dialects", "preflight"),
-    *("model", "optim", "checkpoint", "weights", "evaluation", "guards", "divergence"),
+    *("model", "optim", "checkpoint", "weights", "evaluation", "scoring", "guards", "divergence"),
     *("costs", "training"),
     *("launching", "commands"),
     *("train", "evaluate"),  # doors

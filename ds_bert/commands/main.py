@@ -21,6 +21,7 @@ COMMANDS = {  # module of each
     "train": "train",
     "launch": "launch",
     "evaluate": "evaluate",
+    "score": "score",
     "report": "report",
     "export": "export_hf",
     "convert-model": "convert_model",
