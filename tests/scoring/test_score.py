@@ -13,6 +13,8 @@ from transformers import BertConfig, BertForPreTraining, BertTokenizer
 
 from ds_bert.commands.score import main
 from ds_bert.scoring.examples import with_splits
+from ds_bert.scoring.model import find_contestant
+from ds_bert.scoring.options import ScoreOptions
 
 pytestmark = pytest.mark.usefixtures("one_process_group")
 GOOD, BAD, PLAIN = "the of and", "you he they", "house water time people man day"
@@ -113,6 +115,23 @@ def test_the_same_every_time_from_any_kind_of_file(score, files, tmp_path):
     for one in found:
         one.pop("train_file"), one.pop("test_file")
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("task", ["classification", "tagging"])
+def test_the_weights_are_those_of_the_model(model, task):
+    options = ScoreOptions(
+        checkpoint=str(model), task=task, train_file="a", test_file="b", max_seq_length=16
+    )
+    stock = BertForPreTraining.from_pretrained(model, trust_remote_code=False).bert.state_dict()
+    for is_trained in (True, False):
+        found = find_contestant(str(model), ["x", "y", "z"], options, is_trained).new_model(1)
+        assert found.config.num_labels == 3
+        name = "encoder.layer.1.output.dense.weight"
+        assert torch.equal(found.bert.state_dict()[name], stock[name]) == is_trained
+    again = find_contestant(str(model), ["x", "y", "z"], options).new_model(1)
+    assert torch.equal(
+        again.bert.embeddings.word_embeddings.weight, stock["embeddings.word_embeddings.weight"]
+    )
 
 
 def test_names_of_data_sets_of_the_hub():
