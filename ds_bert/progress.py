@@ -23,6 +23,7 @@ class Progress:
         self._lines = lines
         self._title, self._first, self._fraction = title, fraction, fraction
         self._counts: dict[str, int] = {}
+        self._news = ""
         self._start = time.monotonic()
         self._next_line = self._start + LINE_SECONDS
         self._bar = tqdm(
@@ -31,6 +32,7 @@ class Progress:
             initial=fraction,
             bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left{postfix}",
             disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
         )
 
     def update(self, fraction: float, **counts: int) -> None:
@@ -38,12 +40,21 @@ class Progress:
         for unit, number in counts.items():
             self._counts[unit] = self._counts.get(unit, 0) + number
         if not self._bar.disable:
-            self._bar.set_postfix_str(self._rates(), refresh=False)
+            self._describe()
             self._bar.update(fraction - self._fraction)
         self._fraction = fraction
         if self._lines and self._bar.disable and time.monotonic() >= self._next_line:
             self._next_line += LINE_SECONDS
             print(self._line(), file=sys.stderr, flush=True)
+
+    def tell(self, news: str) -> None:
+        """Show this beside the bar; before the rates, as a narrow terminal may lack the room."""
+        self._news = news
+        self._describe()
+
+    def _describe(self) -> None:
+        shown = ", ".join(filter(None, (self._news, self._rates())))
+        self._bar.set_postfix_str(shown, refresh=False)
 
     def _rates(self) -> str:
         elapsed = max(1e-3, time.monotonic() - self._start)

@@ -14,7 +14,7 @@ HOUSE = ROOT / "ds_bert"
 ROOMS = (
     # Single files, for all.
     *("errors", "files", "progress", "strict_json", "config", "recipes", "compiled", "retries"),
-    *("launcher", "distributed"),
+    *("launcher", "distributed", "trackers"),
     *("rng", "text", "tokenizer", "dataset", "staging"),
     *("instances", "reports", "run_report", "preprocessing", "bridges"),
     *("deepspeed_files", "dialects", "preflight"),

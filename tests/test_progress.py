@@ -10,12 +10,14 @@ def test_bar_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with Progress("tokens", 0.5) as progress:
         progress.update(0.75, B=5_000_000, tokens=1_000_000)
+        progress.tell("loss 2.5")
         progress.update(1.0, B=5_000_000, tokens=1_000_000)
     text = capsys.readouterr().err
     assert "tokens:  50%" in text
     assert "MB/s" in text.replace("G", "M")
     assert "tokens/s" in text.split("tokens:")[-1]
     assert "100%" in text
+    assert "left, loss 2.5, " in text
 
 
 def test_lines_elsewhere(monkeypatch, capsys):

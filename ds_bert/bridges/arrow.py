@@ -250,6 +250,7 @@ class Writer(InstanceWriter):
         if not self._is_parquet and self._raw.exists():
             import datasets
 
+            datasets.disable_progress_bars()  # there is one of ours already
             data_set = datasets.Dataset.from_file(str(self._raw))
             data_set.save_to_disk(str(self.path))
             del data_set

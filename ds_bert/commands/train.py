@@ -10,8 +10,11 @@ Command lines of google-research/bert, NVIDIA, Hugging Face and bing_bert: docs/
 
 import argparse
 import dataclasses
+import io
 import os
 import sys
+import time
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +30,9 @@ _OTHER_FLAGS = (
     *("ds_config", "local_rank", "train_micro_batch_size", "scale_train_batch_size"),
     *("save_recipe", "help"),
 )
+
+
+_TURN = 10.0  # seconds in which the first rank of a host has told its error and ended
 
 
 class Start(NamedTuple):
@@ -45,13 +51,31 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
 
         evaluate.main(argv, prog)
         return 0
-    config, recipe = parse_command_line(argv, prog)
+    config, recipe = _parse_in_turn(argv, prog)
     from ds_bert import distributed  # after parsing: torch and DeepSpeed take seconds to import
     from ds_bert.training.run import run
 
     code = run(config, recipe)
     distributed.shutdown()  # not after an error: other ranks may stand in a collective
     return code
+
+
+def _parse_in_turn(argv: list[str], prog: str | None) -> tuple[TrainingConfig, dict[str, Any]]:
+    """Parse; a mistake, which all ranks of a host come to, is told by the first of them.
+
+    The launcher ends the others when that one has ended. Where none does, they tell it later.
+    """
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        return parse_command_line(argv, prog)
+    words = io.StringIO()
+    try:
+        with redirect_stderr(words):
+            return parse_command_line(argv, prog)
+    except (ConfigurationError, SystemExit):
+        time.sleep(_TURN)
+        raise
+    finally:
+        sys.stderr.write(words.getvalue())
 
 
 def parse_command_line(

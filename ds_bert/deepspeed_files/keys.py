@@ -21,6 +21,12 @@ WITHOUT_EFFECT = {
     "checkpoint": "ds_bert writes checkpoints itself",
     "aio": "nothing is swapped to disk here",
 }
+# DeepSpeed's monitors know the learning rate and the loss scale, not the loss; what does.
+MONITORS = {
+    **{name: f"it draws no loss; --report_to {name} does" for name in ("tensorboard", "wandb")},
+    "comet": "it draws no loss; --report_to tensorboard, wandb, trackio or mlflow does",
+    "csv_monitor": "it has no loss; metrics.jsonl of the run has all rows",
+}
 # They would change what is trained: what they do, and what does that here.
 NOT_OFFERED = {
     "amp": 'mixed precision by apex; write "bf16": {"enabled": true}',
@@ -62,7 +68,7 @@ def translate(recipe: dict[str, Any]) -> list[str]:
     Raises:
         ConfigurationError: a key that would change what is trained is on.
     """
-    for key, what in NOT_OFFERED.items():
+    for key, what in (NOT_OFFERED | MONITORS).items():
         if is_on(recipe.pop(key, None)):
             raise ConfigurationError(f'"{key}" is not offered ({what}); remove it')
     notes = drop(recipe, WITHOUT_EFFECT)

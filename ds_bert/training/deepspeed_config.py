@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ds_bert.config import MAX_MICRO_BATCH, MICRO_BATCH
+from ds_bert.deepspeed_files.keys import MONITORS
 from ds_bert.errors import ConfigurationError, require
 from ds_bert.strict_json import check_keys
 
@@ -56,15 +57,12 @@ ALLOWED_KEYS: dict[str, set[str] | None] = {
     "dump_state": None,
     "comms_logger": None,
     "flops_profiler": None,
-    "tensorboard": None,
-    "wandb": None,
-    "comet": None,
-    "csv_monitor": None,
 }
 _ELSEWHERE = {
     "gradient_accumulation_steps": "it is derived from train_batch_size, "
     "train_micro_batch_size_per_gpu and the number of ranks",
     "scheduler": 'use lr_scheduler_type and warmup_* in the section "ds_bert"',
+    **MONITORS,
 }
 
 

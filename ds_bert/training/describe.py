@@ -3,14 +3,20 @@
 from dataclasses import asdict, fields
 from typing import Any
 
+import numpy as np
+
 from ds_bert import distributed
 from ds_bert.checkpoint.facts import DECAY_START, layout
 from ds_bert.checkpoint.folder import Checkpoint
 from ds_bert.config import TrainingConfig
 from ds_bert.costs.interval import DAY, best_interval, copy_seconds, save_seconds
+from ds_bert.instances.collate import sequence_lengths
 from ds_bert.model import pretrained
+from ds_bert.trackers.names import resolve
 from ds_bert.training.deepspeed_config import precision, zero_stage
 from ds_bert.training.plan import Plan, checkpoint_bytes, copy_bytes
+
+_SAMPLE = 4096  # sequences whose lengths are looked at
 
 
 def describe(plan: Plan) -> str:
@@ -44,15 +50,24 @@ def describe(plan: Plan) -> str:
         "batch": f"train_batch_size {plan.batch.train_batch_size:,}, micro-batch to be measured"
         if plan.micro_batch_is_open
         else str(plan.batch),
-        "steps": f"{config.max_steps:,} = {samples:,} sequences{epochs}",
+        "steps": f"{config.max_steps:,} = {samples:,} sequences{epochs}, about "
+        f"{_num_tokens(plan, samples):,.0f} tokens",
         "schedule": _schedule(config),
-        "optimizer": f"{plan.optimizer['type']} {plan.optimizer['params']}, {_clipping(plan)}",
+        "optimizer": f"{plan.optimizer['type']}, {_options(plan)}, {_clipping(plan)}",
         "precision": _precision(plan),
         "checkpoint": f"about {checkpoint_bytes(plan) / 1e6:,.0f} MB each, "
         f"{config.keep_checkpoints} kept in {config.output_dir}/checkpoints{_beside(plan)}",
         "saving": _saving(plan),
+        "trackers": _trackers(config),
     }
     return "\n".join(f"{name:>16}: {text}" for name, text in rows.items())
+
+
+def _num_tokens(plan: Plan, num_samples: int) -> float:
+    """Tokens without padding of a run, to three digits: from samples all over it."""
+    samples = np.linspace(0, num_samples - 1, min(num_samples, _SAMPLE)).astype(np.int64)
+    lengths = sequence_lengths(plan.train_table, plan.order.locate(samples)[0])
+    return float(f"{lengths.mean() * num_samples:.3g}")
 
 
 def _local_data(plan: Plan) -> str:
@@ -87,6 +102,11 @@ def _saving(plan: Plan) -> str:
     )
 
 
+def _trackers(config: TrainingConfig) -> str:
+    names = resolve(config.report_to) if distributed.rank() == 0 else []  # only it needs them
+    return ", ".join(names) or "none"
+
+
 def _schedule(config: TrainingConfig) -> str:
     """Its form, and whatever differs from the defaults."""
     parts = [f"{config.lr_scheduler_type}, warm-up {config.num_warmup_steps:,} steps"]
@@ -95,6 +115,11 @@ def _schedule(config: TrainingConfig) -> str:
         if name not in ("lr_scheduler_type", "max_steps", "warmup_steps") and value != usual[name]:
             parts.append(f"{name} {value}")
     return ", ".join(parts)
+
+
+def _options(plan: Plan) -> str:
+    set_ones = {k: v for k, v in plan.optimizer["params"].items() if v is not None}
+    return ", ".join(f"{name} {value}" for name, value in set_ones.items())
 
 
 def _clipping(plan: Plan) -> str:

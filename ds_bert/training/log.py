@@ -32,6 +32,9 @@ class RunLog:
         device: of this rank; its memory and share of its peak are told.
         flops: operations that a batch takes.
         report_seconds: between two reports of the run; 0: none.
+
+    Attributes:
+        listeners: called on rank 0 with kind, step and values of each row.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class RunLog:
         self._device, self._flops_of, self._peak = device, flops, peak_flops(device)
         self._bar: Progress | None = None
         self._unwritten: list[str] = []  # rows that a full disk did not take
+        self.listeners: list[Callable[[str, int, dict[str, Any]], None]] = []
         self._forget()
         self._since = time.monotonic()
         self._start, self._first_step = self._since, step
@@ -111,6 +115,8 @@ class RunLog:
         eta = (now - self._start) / max(done, 1) * (self._max_steps - self._step)
         self._forget()
         self._since = now
+        if self._bar is not None:
+            self._bar.tell(f"loss {row['loss']:.4f}")
         distributed.log(_training_line(self._step, self._max_steps, row, eta))
         self._write("train", row)
 
@@ -155,6 +161,8 @@ class RunLog:
             )
         if self._report is not None:
             self._report.update()
+        for listener in self.listeners:
+            listener(kind, self._step, row)
 
 
 def _training_line(step: int, max_steps: int, row: dict[str, Any], eta: float) -> str:

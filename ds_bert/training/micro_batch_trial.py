@@ -20,10 +20,9 @@ from ds_bert.model.batch import Batch, make_batch
 from ds_bert.rng.streams import permuted
 from ds_bert.training.plan import Plan
 
-# Of a recipe; they report, some of them to services, and change nothing that is measured.
+# Of a recipe; they report, and change nothing that is measured.
 REPORTS = (
-    *("tensorboard", "wandb", "comet", "csv_monitor", "flops_profiler", "comms_logger"),
-    *("wall_clock_breakdown", "memory_breakdown", "dump_state"),
+    *("flops_profiler", "comms_logger", "wall_clock_breakdown", "memory_breakdown", "dump_state"),
 )
 _SAMPLE = 4096  # sequences of the data set that batches are made of
 _BATCHES, _ROUNDS, _SECONDS = 2, 2, 1.0  # of a timing: batches of a round; at least so long

@@ -30,6 +30,8 @@ from ds_bert.optim.scatter import scatter_gradients
 from ds_bert.optim.schedules import build_scheduler
 from ds_bert.preflight import software
 from ds_bert.staging.page_cache import Warming
+from ds_bert.trackers.names import resolve
+from ds_bert.trackers.trackers import Trackers
 from ds_bert.training import micro_batch
 from ds_bert.training.describe import as_record, describe, what_all_compute
 from ds_bert.training.plan import Plan, make_plan
@@ -67,6 +69,7 @@ def _run(
 
 
 def _plan(config: TrainingConfig, recipe: dict[str, Any], device: torch.device) -> Plan:
+    distributed.on_rank_0(lambda: resolve(config.report_to))  # an error before the work begins
     plan = make_plan(config, recipe)
     require_agreement(machine() | what_all_compute(plan))
     warn_about_hosts()
@@ -84,7 +87,11 @@ def _train(plan: Plan, device: torch.device, lock: RunLock, stop: StopRequest) -
         distributed.log(f"already finished: {state.step:,} of {config.max_steps:,} steps")
         return 0
     distributed.on_rank_0(lambda: _record(plan))
-    return Trainer(plan, engine, state, device, lock.check, stop).train()
+    trainer = Trainer(plan, engine, state, device, lock.check, stop)
+    goes_back = config.rollback or config.resume != "auto"
+    with Trackers(config.report_to, Path(config.output_dir), state.step, goes_back) as trackers:
+        trainer.log.listeners.append(trackers.log)
+        return trainer.train()
 
 
 def _settle_in(plan: Plan, folder: Path, start: Checkpoint) -> None:

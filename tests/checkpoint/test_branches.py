@@ -53,6 +53,7 @@ def go_back(run, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_save", end)
         flags = ("--resume", run / "checkpoints/step_6", "--keep_checkpoints", "2")
+        flags += ("--async_save", "false")
         with pytest.raises(KeyboardInterrupt):
             main(["--ds_config", str(run.parent / "recipe.json"), *map(str, flags)])
 

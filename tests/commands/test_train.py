@@ -8,8 +8,12 @@ import time
 
 import pytest
 from conftest import ROOT
+from console_lines import kinds
 from distributed_util import free_port
 from training_util import make_data, write_recipe
+
+from ds_bert.commands import train
+from ds_bert.errors import ConfigurationError
 
 ENVIRONMENT = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -25,7 +29,7 @@ def test_the_launch_door_starts_the_module_and_stops_it(tmp_path, golden):
     with (tmp_path / "out").open("w") as output:
         door = subprocess.Popen(
             [*launch, *module, "--ds_config", recipe],
-            env=ENVIRONMENT,
+            env={name: ENVIRONMENT[name] for name in ENVIRONMENT if name != "DS_ACCELERATOR"},
             cwd=tmp_path,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -37,6 +41,8 @@ def test_the_launch_door_starts_the_module_and_stops_it(tmp_path, golden):
     door.send_signal(signal.SIGUSR1)
     assert door.wait(60) == 75, (tmp_path / "out").read_text()[-3000:]
     text = (tmp_path / "out").read_text()
+    assert set(kinds(text)) == {"plan", "training", "saved", "stopped", "launcher"}
+    assert text.count("model: ") == 1 and "[ERROR]" in text
     assert "ranks 2" in text and "stopped on request at step" in text
     (step,) = (tmp_path / "run/checkpoints").glob("step_*")
     assert (step / "hf/model.safetensors").exists()
@@ -64,3 +70,20 @@ def test_ranks_with_other_settings_are_refused(tmp_path, golden):
     assert "has 7, rank 0 (" in told[0]
     assert "Traceback" not in told[0] + told[1]
     assert not (tmp_path / "run").exists()
+
+
+def test_ranks_of_a_host_tell_a_mistake_once(tmp_path, golden, monkeypatch, capsys):
+    """The first at once; the launcher then ends the others, which wait."""
+    recipe = write_recipe(tmp_path, tmp_path, section={"max_steps": 0})
+    waited = []
+    monkeypatch.setattr(train.time, "sleep", lambda seconds: waited.append(capsys.readouterr().err))
+    for local_rank in ("0", "1"):
+        place = {"LOCAL_RANK": local_rank, "RANK": local_rank, "WORLD_SIZE": "2"}
+        for name, value in (place | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit):
+            train.main(["--ds_config", str(recipe), "--max_steps", "many"])
+        assert "invalid int value: 'many'" in capsys.readouterr().err
+        with pytest.raises(ConfigurationError, match="max_steps: found 0"):
+            train.main(["--ds_config", str(recipe)])
+    assert waited == ["", ""], "rank 1, both times, before a word"

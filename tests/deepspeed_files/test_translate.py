@@ -210,6 +210,9 @@ def test_an_elastic_batch_leaves_the_accumulation_to_the_ranks():
         ({"progressive_layer_drop": {"enabled": True}}, "leaves layers out at random"),
         ({"data_efficiency": {"enabled": True}}, "run phases instead"),
         ({"sparse_gradients": True}, "dense here"),
+        ({"tensorboard": {"enabled": True}}, "no loss; --report_to tensorboard does"),
+        ({"wandb": {"enabled": True, "project": "x"}}, "no loss; --report_to wandb does"),
+        ({"csv_monitor": {"enabled": True}}, "metrics.jsonl"),
         ({"gradient_allreduce_op": "sum"}, "global counts"),
         ({"gradient_clipping": "auto"}, "write max_grad_norm, or leave it out: 1.0"),
     ],
@@ -223,6 +226,7 @@ def test_what_is_off_says_nothing():
     off = {"amp": {"enabled": False}, "elasticity": {"enabled": False}, "sparse_gradients": False}
     off |= {"zero_allow_untested_optimizer": False, "sequence_parallel_size": 1}
     off |= {"gradient_allreduce_op": "mean", "fp32_allreduce": False}
+    off |= {"tensorboard": {"enabled": False}, "wandb": {"enabled": False}, "csv_monitor": {}}
     assert translate(off, {}, 1) == ({}, {}, [])
 
 

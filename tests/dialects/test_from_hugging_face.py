@@ -216,6 +216,36 @@ def test_without_trainer(start):
     assert training(start + "--max_train_steps 40")[0].save_interval == 0
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("", "auto"),
+        ("--report_to none", "none"),
+        ("--report_to=all", "all"),
+        ("--report_to wandb mlflow", "wandb,mlflow"),
+        ("--report_to comet_ml tensorboard", "tensorboard"),
+        ("--report_to comet_ml", "none"),
+    ],
+)
+def test_trackers(start, flags, expected, capsys):
+    config, _ = training(f"{start} --output_dir out --max_steps 5 --save_steps 5 {flags}")
+    assert config.report_to == expected
+    assert ("comet_ml not offered" in capsys.readouterr().err) == ("comet" in flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("--report_to wandb", "wandb"),
+        ("--with_tracking", "all"),
+        ("--with_tracking --report_to wandb", "wandb"),
+    ],
+)
+def test_trackers_without_trainer(start, flags, expected):
+    line = f"{start} --num_warmup_steps 1 --max_train_steps 3 --output_dir out {flags}"
+    assert training(line)[0].report_to == expected
+
+
 def test_going_on(start, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out/checkpoints/step_10/hf").mkdir(parents=True)

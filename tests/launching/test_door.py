@@ -20,6 +20,8 @@ from ds_bert.launching.door import Door
 RUNNER = """
 import os, subprocess, sys
 
+parse_args = None
+
 def main():
     args = sys.argv[1:]
     if args[0] == "--hostfile":  # as through pdsh

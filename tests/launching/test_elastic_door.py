@@ -12,6 +12,8 @@ import pytest
 RUNNER = """
 import subprocess, sys
 
+parse_args = None
+
 def main():
     include = sys.argv[sys.argv.index("--include") + 1]
     result = subprocess.Popen([sys.executable, "-S", "pdsh", include])

@@ -47,6 +47,35 @@ def test_a_folder_that_is_not_installed_trains(tmp_path, golden, monkeypatch):
 
 
 @pytest.mark.usefixtures("one_process_group")
+def test_the_curves_are_the_rows_of_the_log(tmp_path, golden):
+    pytest.importorskip("tensorboard", reason="needs the package tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    data = make_data(tmp_path / "data", golden)
+    recipe = write_recipe(tmp_path, data, section={"eval_interval": 2})
+    assert exit_code(main, "--ds_config", recipe) == 0
+    events = EventAccumulator(str(tmp_path / "run/tensorboard"))
+    events.Reload()
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    for name in ("mlm_loss", "nsp_accuracy", "num_tokens"):
+        for kind in ("train", "validation"):
+            rows = [row for row in map(json.loads, lines) if row["kind"] == kind]
+            found = [(event.step, event.value) for event in events.Scalars(f"{kind}/{name}")]
+            assert found == [(row["step"], pytest.approx(row[name])) for row in rows]  # fp32
+            assert [step for step, _ in found] == [2, 4]
+
+
+def test_a_tracker_that_is_not_installed_is_refused_at_once(tmp_path, golden, monkeypatch, capsys):
+    monkeypatch.setattr("ds_bert.trackers.names.is_installed", lambda name: False)
+    recipe = write_recipe(tmp_path, make_data(tmp_path / "data", golden))
+    assert exit_code(main, "--ds_config", recipe, "--report_to", "wandb") == 2
+    assert "error: report_to wandb: wandb is not installed; pip install wandb" in "".join(
+        capsys.readouterr()
+    )
+    assert not (tmp_path / "run/config.json").exists()
+
+
+@pytest.mark.usefixtures("one_process_group")
 def test_the_plan_says_how_often_to_save(tmp_path, golden, capsys):
     """Young's formula by hand: a save of 1 s, sqrt(2 x 1 x 86,400) = 416 s; a month: 2,277 s."""
     recipe = write_recipe(tmp_path, make_data(tmp_path / "data", golden))

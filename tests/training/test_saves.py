@@ -232,15 +232,18 @@ def test_an_error_of_the_run_leaves_an_attempt(tmp_path, data, whole, monkeypatc
 def test_an_error_of_the_run_waits_for_a_commit(tmp_path, data, monkeypatch):
     """What has begun to appear is there, or is not, before another run may write there."""
     disk, write_manifest = SlowDisk(monkeypatch, until=5), saving.write_manifest
+    is_seen = threading.Event()
 
     def slowly(*args):
-        time.sleep(0.5)
+        assert is_seen.wait(60)
+        time.sleep(0.2)  # in which the run would end if it did not wait
         write_manifest(*args)
 
     def after_step(trainer):
         if trainer.state.step == 5:
             disk.is_free.set()
         if trainer.saves._in_flight is not None and trainer.saves._in_flight.is_committing:
+            is_seen.set()
             raise RuntimeError("ours")
 
     monkeypatch.setattr(saving, "write_manifest", slowly)

@@ -11,7 +11,7 @@ from wire_cases import count_steps, write_wire_recipe
 RANKS = 4
 LARGER = MODEL | {"num_hidden_layers": 4}
 WIDTH = {"float32": 4, "float16": 2, "bfloat16": 2}
-FLAGS = 5  # whether to stop, to save and the like, as int32
+FLAGS = 6  # whether to stop, to save and the like, as int32
 # By case of `wire_cases`: dtypes of gradients and weights on the wire, parameter groups.
 STAGE_1 = {
     "bf16": ("float32", "bfloat16", 1),

@@ -10,9 +10,10 @@ from ds_bert.config import SECTION
 from ds_bert.dataset.options import MLM
 from ds_bert.dataset.store import TokenStore
 from ds_bert.dialects import sources
-from ds_bert.dialects.draft import Draft, refuse_if, share_of
+from ds_bert.dialects.draft import Draft, one, refuse_if, share_of
 from ds_bert.dialects.flags import Given
 from ds_bert.dialects.tables.huggingface_flags import RUN_MLM
+from ds_bert.trackers.names import PACKAGES
 
 _SCHEDULES = {
     "linear": "linear",
@@ -67,6 +68,7 @@ def train(given: Given, draft: Draft) -> None:
     _put_schedule(given, draft, max_steps)
     _put_intervals(given, draft, per_epoch, max_steps)
     _put_validation(given, draft, vocabulary, length)
+    _put_trackers(given, draft)
     _put_start(given, draft)
 
 
@@ -85,8 +87,10 @@ def train_without_trainer(given: Given, draft: Draft) -> None:
         "save_strategy": "steps" if is_number else saving or "no",
         "save_steps": float(saving) if is_number else 500.0,
         "eval_strategy": "epoch" if given["validation_file"] else "no",
+        "report_to": given["report_to"] or "all",
     }
     explicit = {_RENAMED.get(name, name) for name in given.explicit}
+    explicit |= {"report_to"} if given["with_tracking"] else set()
     draft.given = Given(RUN_MLM, values, explicit)
     train(draft.given, draft)
 
@@ -271,6 +275,16 @@ def _put_validation(given: Given, draft: Draft, vocabulary: str | None, length: 
     size = given["per_gpu_eval_batch_size"] or given["per_device_eval_batch_size"]
     names = ("per_device_eval_batch_size", "per_gpu_eval_batch_size")
     draft.put(f"{SECTION}.eval_batch_size", size, *names)
+
+
+def _put_trackers(given: Given, draft: Draft) -> None:
+    names = one(given["report_to"])
+    other = [name for name in names if name not in (*PACKAGES, "all", "none")]
+    if other:
+        draft.say("report_to", f"{', '.join(other)} not offered; {', '.join(PACKAGES)} are")
+    if "report_to" in given.explicit:
+        kept = [name for name in names if name not in other]
+        draft.put(f"{SECTION}.report_to", ",".join(kept) or "none", "report_to")
 
 
 def _put_start(given: Given, draft: Draft) -> None:

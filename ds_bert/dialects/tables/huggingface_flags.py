@@ -68,7 +68,7 @@ _NO_TRAINER = (
     obeyed("checkpointing_steps", str, None, "save_interval: N or epoch; not given: at the end"),
     obeyed("resume_from_checkpoint", str, None, "resume; step_N is that of output_dir"),
     answered("use_slow_tokenizer", boolean, False, _TOKENIZER),
-    answered("with_tracking", boolean, False, TRAINING_ARGUMENTS["report_to"].text),
+    obeyed("with_tracking", boolean, False, "report_to holds; not given: all installed"),
     *(TRAINING_ARGUMENTS[name] for name in
       ("report_to", "push_to_hub", "hub_model_id", "hub_token", "local_rank")),
 )  # fmt: skip

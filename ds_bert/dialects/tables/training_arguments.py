@@ -8,9 +8,7 @@ from ds_bert.dialects.flags import Flag, answered, boolean, obeyed, refused, tab
 _NO_PADDING = "there is no padding here: sequences run end to end"
 _HUB = "uploads to the hub; here: upload the folder hf of a checkpoint, huggingface-cli upload"
 _NAMED = "names a run for a tracking service; here: output_dir names it, its log is metrics.jsonl"
-_LOGGER = (
-    "which service gets the log; here: metrics.jsonl, and a recipe's tensorboard, wandb, comet"
-)
+_TRACKERS = "report_to; tensorboard, wandb, trackio, mlflow; not given: auto"
 _LEVEL = "how much is logged; here: one line each log_interval"
 _TPU = "is about TPUs; here: GPUs and CPUs"
 _DDP = "is about DistributedDataParallel; here DeepSpeed adds up gradients over ranks"
@@ -235,7 +233,7 @@ TRAINING_ARGUMENTS = table(
     *_answered(_KERNEL, str, None, "liger_kernel_config"),
     *_answered(_LEVEL, str, None, "log_level", "log_level_replica"),
     *_answered(_LEVEL, boolean, None, "log_on_each_node", "disable_tqdm"),
-    answered("report_to", str, None, _LOGGER, many=True),
+    obeyed("report_to", str, None, _TRACKERS, many=True),
     *_answered(_NAMED, str, None, "run_name", "project", "trackio_space_id"),
     *_answered(_NAMED, str, None, "trackio_bucket_id", "trackio_static_space_id"),
     *_answered(_SUMS, whole, None, "eval_accumulation_steps"),

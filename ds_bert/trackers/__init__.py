@@ -1,0 +1,1 @@
+"""Trackers: TensorBoard and services that draw the curves of runs."""
