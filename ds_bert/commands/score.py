@@ -1,11 +1,11 @@
-r"""Score a model on a task of your own: fine-tunes it with several seeds, prints one JSON object.
+"""Score a model on a task of your own: fine-tunes it with several seeds, prints one JSON object.
 
-python scripts/score.py --checkpoint runs/seq512 --task classification \
-    --train_file train.csv --test_file test.csv --untrained
-python scripts/score.py --checkpoint B --compare A --task tagging \
-    --train_file train.jsonl --test_file test.jsonl --text_column words --label_column tags
-python scripts/score.py --checkpoint runs/seq512 --task pairs --train_file hf:OWNER/NAME \
-    --test_file hf:OWNER/NAME --text_column premise --text_pair_column hypothesis
+python scripts/score.py --checkpoint runs/a --task pairs --train_file a.csv --test_file b.csv
+python scripts/score.py ... --untrained                 (beside random weights)
+python scripts/score.py ... --compare runs/another      (beside another model)
+python scripts/score.py ... --task pairs --train_file hf:OWNER/NAME --test_file hf:OWNER/NAME
+
+Tables, data sets, and what is computed: docs/scoring.md.
 """
 
 from ds_bert import files

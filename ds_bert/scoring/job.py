@@ -159,7 +159,7 @@ def _about(task: Task) -> dict[str, Any]:
         **{name: getattr(options, name) for name in (*names, "max_seq_length")},
         "num_train": len(task.train),
         "num_test": len(task.test),
-        "num_labels": len(task.truth.labels),
+        "num_test_labels": len(task.truth.labels),
         "classes": task.truth.classes,
         "bootstrap": {"unit": "test example", "num_resamples": NUM_RESAMPLES, "level": LEVEL},
     }

@@ -53,6 +53,7 @@ class Contestant:
                 self.folder,
                 config=self.config,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # the head of another task gives way
                 dtype=torch.float32,
                 trust_remote_code=False,
             )
@@ -62,12 +63,13 @@ class Contestant:
                 "transformers; name another model"
             ) from None
         encoder = f"{model.base_model_prefix}."
-        missing = sorted(key for key in info["missing_keys"] if key.startswith(encoder))
-        missing = [key for key in missing if ".pooler." not in key]  # without next sentences: none
-        if missing:
+        bad = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+        # A model that has seen no pairs has no pooler.
+        bad = {key for key in bad if key.startswith(encoder) and ".pooler." not in key}
+        if bad:
             raise CheckpointError(
-                f"model {self.name}: {len(missing)} weights of the encoder are missing (first: "
-                f"{missing[0]}), expected a whole model; name another one"
+                f"model {self.name}: found {len(bad)} weights of the encoder missing or of another "
+                f"shape (first: {min(bad)}), expected a whole model; name another one"
             )
         return model
 

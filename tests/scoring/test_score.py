@@ -9,7 +9,12 @@ import pytest
 import torch
 from data_util import exit_code
 from training_util import MODEL
-from transformers import BertConfig, BertForPreTraining, BertTokenizer
+from transformers import (
+    BertConfig,
+    BertForPreTraining,
+    BertForSequenceClassification,
+    BertTokenizer,
+)
 
 from ds_bert.commands.score import main
 from ds_bert.scoring.examples import with_splits
@@ -134,6 +139,19 @@ def test_the_weights_are_those_of_the_model(model, task):
     )
 
 
+def test_a_head_of_another_task_gives_way_but_no_encoder(model, tmp_path, score, files):
+    config = BertConfig(**MODEL, num_labels=5)
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "head")
+    BertTokenizer.from_pretrained(model, trust_remote_code=False).save_pretrained(tmp_path / "head")
+    one = ("--seeds", 1, "--epochs", 1)
+    found = score("classification", *files, "--compare", tmp_path / "head", *one)
+    assert len(found["compare"]) == 1
+    config.intermediate_size = 48
+    config.save_pretrained(tmp_path / "head")
+    error = score("classification", *files, "--compare", tmp_path / "head", code=4)
+    assert "weights of the encoder missing or of another shape (first: bert.encoder" in error
+
+
 def test_names_of_data_sets_of_the_hub():
     for name, found in (
         ("hf:a/b", "hf:a/b::test"),
@@ -154,7 +172,7 @@ def test_learns_tags_of_words(score, tmp_path):
         paths[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = score("tagging", *paths, "--seeds", 1)
     assert found["classes"] == ["ADP", "CONJ", "DET", "O"]
-    assert found["num_labels"] == 39 * 5 + 21
+    assert found["num_test_labels"] == 39 * 5 + 21
     assert found["baseline"]["label"] == "O" and found["baseline"]["macro_f1"] == 0
     assert found["macro_f1_interval"][0] > 0
     assert found["baseline"]["accuracy"] < found["accuracy"] < 1
