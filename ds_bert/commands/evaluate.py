@@ -25,9 +25,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
     """Parse the command line, evaluate and print the metrics on rank 0."""
     arguments, command = parse(sys.argv[1:] if argv is None else argv, prog)
     output, layout = arguments.pop("output", None), arguments.pop("format", JSON)
-    if output is not None:
-        files.require_folder(Path(output).parent, "output")
-        require(not Path(output).is_dir(), "output", output, "the name of a file, not of a folder")
+    check_output(output)
     from ds_bert import distributed  # after parsing: torch takes seconds to import
     from ds_bert.evaluation.saved_model import evaluate_path
 
@@ -50,17 +48,38 @@ def show(metrics: dict[str, Any], layout: str, output: str | None) -> None:
     from ds_bert.evaluation.table import as_table
 
     text = files.as_json(metrics)
-    if output is not None:
-        try:
-            Path(output).parent.mkdir(parents=True, exist_ok=True)
-            files.write_text(Path(output), text + "\n")
-        except OSError as error:
-            raise ConfigurationError(
-                f"--output {output}: cannot be written ({error.strerror}); choose another file"
-            ) from None
+    write_output(output, text)
     print(as_table(metrics) if layout == TABLE else text)
     if layout == JSON and sys.stderr.isatty():
         print(as_table(metrics), file=sys.stderr)
+
+
+def check_output(output: str | None) -> None:
+    """Refuse, before any work, a file that cannot be written.
+
+    Raises:
+        ConfigurationError: what is in its way.
+    """
+    if output is not None:
+        files.require_folder(Path(output).parent, "output")
+        require(not Path(output).is_dir(), "output", output, "the name of a file, not of a folder")
+
+
+def write_output(output: str | None, text: str) -> None:
+    """Write a record into the file that the user named, if any.
+
+    Raises:
+        ConfigurationError: it cannot be written.
+    """
+    if output is None:
+        return
+    try:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(Path(output), text + "\n")
+    except OSError as error:
+        raise ConfigurationError(
+            f"--output {output}: cannot be written ({error.strerror}); choose another file"
+        ) from None
 
 
 def parse(argv: list[str], prog: str | None = None) -> tuple[dict[str, Any], Any]:

@@ -22,6 +22,7 @@ COMMANDS = {  # module of each
     "train": "train",
     "launch": "launch",
     "evaluate": "evaluate",
+    "score": "score",
     "report": "report",
     "export": "export_hf",
     "average-checkpoints": "average_checkpoints",

@@ -34,14 +34,15 @@ def differences(items: Items, other: Items) -> dict[str, dict[str, Any]]:
     rows = {}
     for name in names:
         this, that = found["this", name], found["other", name]
-        rows[name] = _row(this.minus(that), is_loss=name.endswith("_loss"))
+        rows[name] = as_row(this.minus(that), is_loss=name.endswith("_loss"))
         if name == "mlm_loss":
             difference = this.through(perplexity).minus(that.through(perplexity))
-            rows["perplexity"] = _row(difference, is_loss=True)
+            rows["perplexity"] = as_row(difference, is_loss=True)
     return rows
 
 
-def _row(difference: Estimate, is_loss: bool) -> dict[str, Any]:
+def as_row(difference: Estimate, is_loss: bool) -> dict[str, Any]:
+    """The record of one difference; of a loss, less is better."""
     low, high = difference.interval
     better = "this" if (high < 0 if is_loss else low > 0) else None
     if low > 0 if is_loss else high < 0:

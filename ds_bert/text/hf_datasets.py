@@ -57,6 +57,11 @@ class DatasetInput(RowInput):
             for text in batch[self.text_column]:
                 yield f"row {next(numbers)}", text
 
+    def class_names(self) -> list[str]:
+        """Names of a column of ClassLabel, or of lists of them."""
+        feature = (self._load().features or {}).get(self.text_column)
+        return list(getattr(getattr(feature, "feature", feature), "names", None) or [])
+
     def state(self) -> object:
         """That of the tables of a folder. What was opened on the hub stays at its revision."""
         if not self.is_folder:

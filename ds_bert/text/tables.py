@@ -4,7 +4,7 @@ import csv
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO, ClassVar
 
 from ds_bert.errors import DataError
@@ -31,14 +31,20 @@ class RowInput(Input, ABC):
 
     Attributes:
         text_column: name of the column.
+        flag: which names the column, for messages.
     """
 
     text_column: str
+    flag: str = field(default="--text_column", kw_only=True)
     content: ClassVar[str] = "the text of its rows"
 
     @abstractmethod
     def rows(self) -> Iterator[tuple[str, Any]]:
         """Place (for messages) and value of the column, row by row."""
+
+    def class_names(self) -> list[str]:
+        """What the whole numbers of the column stand for, where the source knows; else nothing."""
+        return []
 
     def open(self) -> BinaryIO:
         """A stream of the rows as text; it is not seekable."""
@@ -63,7 +69,7 @@ class RowInput(Input, ABC):
         """The error for a place where the column is missing."""
         return DataError(
             f"{self}, {place}: no {self.text_column!r}, found {', '.join(map(str, found))[:200]}; "
-            "name the column of the text with --text_column"
+            f"name the column with {self.flag}"
         )
 
 
