@@ -10,7 +10,7 @@ a copy back, starts again and looks whether all is well:
         assert ...
 
 Operations are seen by Python's audit events. What C++ or Rust code writes has none and shows in the
-snapshot of the next operation. One thread may write at a time.
+snapshot of the next operation. Threads may write at once: a snapshot makes the others wait.
 """
 
 import builtins
@@ -20,6 +20,7 @@ import os
 import shutil
 import stat
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ _EVENTS = {
     "open": ((0, None),),
 }
 _tracer: "_Tracer | None" = None  # of the call of `snapshots` in progress
+_taking, _this_thread = threading.Lock(), threading.local()
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def snapshots(
     tracer.trust_all()
     with _watched_files(), _active(tracer):
         action()
-        tracer.take("end")
+        with _ours():
+            tracer.take("end")
     return tracer.taken
 
 
@@ -180,7 +183,7 @@ def _install() -> None:
 
 
 def _on_event(event: str, arguments: tuple[Any, ...]) -> None:
-    if _tracer is None or event not in _EVENTS:
+    if _tracer is None or event not in _EVENTS or _is_ours():
         return
     if event == "open" and not arguments[2] & _WRITING:
         return
@@ -190,10 +193,25 @@ def _on_event(event: str, arguments: tuple[Any, ...]) -> None:
 def _before(operation: str, paths: list[Path]) -> None:
     """Take a snapshot, if one is being taken and the paths are in its folder."""
     tracer = _tracer
-    names = tracer and tracer.names(paths)
-    if tracer is not None and names is not None:
-        with _active(None):  # what we do ourselves is not watched
+    names = tracer and not _is_ours() and tracer.names(paths)
+    if tracer is not None and names:
+        with _ours():
             tracer.take(f"{operation} {names}")
+
+
+@contextmanager
+def _ours() -> Iterator[None]:
+    """What this thread does inside is not watched, and no other thread changes a file meanwhile."""
+    with _taking:
+        _this_thread.is_ours = True
+        try:
+            yield
+        finally:
+            _this_thread.is_ours = False
+
+
+def _is_ours() -> bool:
+    return getattr(_this_thread, "is_ours", False)
 
 
 @contextmanager
@@ -239,8 +257,8 @@ def _watched_files() -> Iterator[None]:
             descriptor = file if isinstance(file, int) else file.fileno()
             _before("fsync", [_of_descriptor(descriptor)])
             original(file)
-            if (tracer := _tracer) is not None:
-                with _active(None):
+            if (tracer := _tracer) is not None and not _is_ours():
+                with _ours():
                     tracer.force(descriptor)
 
         return force

@@ -19,7 +19,7 @@ SICK = [
 
 @pytest.fixture(scope="module")
 def runs(golden):
-    return read_json(golden / "runs.json.gz")
+    return read_json(golden / "runs/runs.json.gz")
 
 
 def findings(runs, name, share=1.0):

@@ -102,7 +102,7 @@ def test_the_engine_of_the_trials_takes_steps_and_is_freed(auto_plan, engine):
 
     trials = MicroBatchTrials(auto_plan(**engine), CPU, build)
     assert trials(1).sequences_per_second > 0
-    assert trials(2).memory > 0
+    assert trials(2).sequences_per_second > 0
     model, optimizer = built[0][0].module, built[0][1]
     steps = built[0][0].global_steps
     assert steps == micro_batch_trial._STEPS, "one step of each timing, and none in the passes"

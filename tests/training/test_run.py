@@ -52,7 +52,7 @@ def test_the_curves_are_the_rows_of_the_log(tmp_path, golden):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     data = make_data(tmp_path / "data", golden)
-    recipe = write_recipe(tmp_path, data, section={"eval_interval": 2})
+    recipe = write_recipe(tmp_path, data, section={"eval_interval": 2, "report_to": "tensorboard"})
     assert exit_code(main, "--ds_config", recipe) == 0
     events = EventAccumulator(str(tmp_path / "run/tensorboard"))
     events.Reload()
