@@ -58,7 +58,7 @@ def make_recipe(folder: Path, smoke: bool) -> None:
         "ds_bert": {
             "model": model, "train_data": "data", "validation_data": "", "max_seq_length": length,
             "max_steps": STEPS, "warmup_steps": 2, "log_interval": 1, "save_interval": 0,
-            "report_seconds": 0,
+            "report_seconds": 0, "report_to": "none",
         },
     }  # fmt: skip
     (folder / "recipe.json").write_text(json.dumps(recipe))
