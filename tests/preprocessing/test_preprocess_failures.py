@@ -172,7 +172,7 @@ def test_killed_run_leaves_no_data_set(
     stop, root, preprocess, tmp_path, text_file, vocab_file, capsys
 ):
     command = arguments(tmp_path, text_file, vocab_file, "--mode", "exact")
-    slow = [*command, "--dupe_factor", 20_000]
+    slow = [*command, "--dupe_factor", 100_000]
     # A suite started in the background of a script ignores SIGINT, and so would its children.
     with subprocess.Popen(
         [sys.executable, root / "scripts/preprocess.py", *map(str, slow)],
