@@ -28,7 +28,7 @@ from plot import draw_file
 
 from ds_bert import errors
 
-MAX_SEQ_LENGTH, VOCAB_SIZE = 64, 4096
+MAX_SEQ_LENGTH, VOCAB_SIZE = 32, 1024
 LENGTHS, DECAY = (5, 10, 15), 5  # in units of steps; one of the first in so many is decay
 UNIT, WARM_UP, POINTS = 200, 0.5, 0.1  # steps; of a unit: warm-up, and between points of a curve
 MODEL = {
@@ -41,9 +41,9 @@ MODEL = {
     "max_position_embeddings": MAX_SEQ_LENGTH,
 }
 ENGINE = {
-    "train_batch_size": 16,
-    "train_micro_batch_size_per_gpu": 16,
-    "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "betas": [0.9, 0.98]}},
+    "train_batch_size": 32,
+    "train_micro_batch_size_per_gpu": 32,
+    "optimizer": {"type": "AdamW", "params": {"lr": 2e-3, "betas": [0.9, 0.98]}},
 }
 CHART = {"title": "Decay branches and whole runs", "value": "curve", "x": "step", "unit": "nats"}
 
