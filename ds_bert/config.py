@@ -5,18 +5,13 @@ and a section "ds_bert" with the fields of `TrainingConfig`. Neither torch nor D
 imported here, so `--help` and configuration errors come at once.
 """
 
-import math
-import re
-import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ds_bert.errors import ConfigurationError, require
+from ds_bert.limits.training import check
 
 SECTION = "ds_bert"
-MAX_MICRO_BATCH = 2**15  # sequences: the tokens of a batch are counted in 32 bits
-_DURATION = re.compile(r"|[0-9]+(\.[0-9]+)?|[0-9]+:[0-5]?[0-9]:[0-5]?[0-9]")
 MICRO_BATCH = "train_micro_batch_size_per_gpu"  # DeepSpeed's key; the only one with a flag
 
 

@@ -7,7 +7,6 @@ from typing import Any
 from ds_bert import distributed, files
 from ds_bert.checkpoint.folder import run_of
 from ds_bert.checkpoint.verify import find_model
-from ds_bert.config import MAX_MICRO_BATCH
 from ds_bert.dataset.options import MLM, MLM_NSP, MLM_SOP
 from ds_bert.dataset.store import InstanceTable, TokenStore
 from ds_bert.errors import CheckpointError, ConfigurationError, require
@@ -15,6 +14,7 @@ from ds_bert.evaluation import report
 from ds_bert.evaluation.items import evaluate_items
 from ds_bert.evaluation.pseudo_perplexity import score_sentences
 from ds_bert.evaluation.samples import fill_masks
+from ds_bert.limits.training import MAX_MICRO_BATCH
 from ds_bert.model import pretrained
 from ds_bert.model.bert import OBJECTIVES, UnpaddedBert
 

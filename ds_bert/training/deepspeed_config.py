@@ -8,9 +8,10 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-from ds_bert.config import MAX_MICRO_BATCH, MICRO_BATCH
+from ds_bert.config import MICRO_BATCH
 from ds_bert.deepspeed_files.keys import MONITORS
 from ds_bert.errors import ConfigurationError, require
+from ds_bert.limits.training import MAX_MICRO_BATCH
 from ds_bert.strict_json import check_keys
 
 MAX_BATCH = 2**24  # sequences of a step; each rank lists all of them
