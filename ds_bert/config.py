@@ -13,6 +13,7 @@ from ds_bert.limits.training import check
 
 SECTION = "ds_bert"
 MICRO_BATCH = "train_micro_batch_size_per_gpu"  # DeepSpeed's key; the only one with a flag
+WEIGHTS = LAST, EMA = "last", "ema"  # of a checkpoint: those of its step, or their moving average
 
 
 def option(default: Any, text: str, aliases: Iterable[str] = (), **flag: Any) -> Any:
@@ -68,6 +69,9 @@ class TrainingConfig:
     decay_steps: int | None = option(None, "wsd: optimizer steps of the decay at the end")
     decay_proportion: float | None = option(None, "wsd: the decay as a share of max_steps, 0 to 1")
     decay_type: Literal["1-sqrt", "linear", "cosine"] = option("1-sqrt", "wsd: form of the decay")
+    ema_decay: float = option(
+        0.0, "decay of a moving average of the weights, kept beside them; 0: none"
+    )
     masking: Literal["dynamic", "static"] = option(
         "dynamic", "new masks every epoch, or the same masks in every epoch"
     )
