@@ -150,6 +150,11 @@ class TrainingConfig:
     carry_moments: bool = option(
         False, "with init_from: take the optimizer's moments of that checkpoint as well"
     )
+    batch_ramp: str | None = option(
+        None,
+        "START,INCREMENT,SAMPLES: the batch begins with START sequences and grows by INCREMENT to "
+        "train_batch_size within so many; default: train_batch_size from the first step on",
+    )
     packed: bool = option(
         False, "deal sequences out so that micro-batches have nearly the same number of tokens"
     )

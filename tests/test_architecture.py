@@ -17,7 +17,7 @@ ROOMS = (
     *("retries", "launcher", "distributed", "trackers"),
     *("rng", "text", "tokenizer", "dataset", "staging"),
     *("instances", "reports", "run_report", "preprocessing", "bridges"),
-    *("deepspeed_files", "dialects", "preflight"),
+    *("batching", "deepspeed_files", "dialects", "preflight"),
     *("model", "optim", "checkpoint", "weights", "evaluation", "exporting", "scoring"),
     *("guards", "divergence", "costs", "advice", "training", "rehearsal"),
     *("launching", "commands"),

@@ -26,6 +26,7 @@ BEFORE: dict[str, Any] = {
     "objective": MLM_NSP,
     "masks": OWN_MASKS,
     "corpus_weights": BY_SIZE,
+    "batch_ramp": None,
 }
 
 

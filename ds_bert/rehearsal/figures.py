@@ -44,12 +44,12 @@ def work_of(plan: Plan, average: Sample) -> Work:
     config, validation = plan.config, plan.validation_table
     rows = len(validation.rows) if validation is not None else 0
     is_beside = config.async_save
-    size = plan.checkpoint_size
+    size, full = plan.checkpoint_size, plan.batch.train_batch_size
     save = copy_seconds(size.copy) if is_beside else save_seconds(size.disk)
     return Work(
         max_steps=config.max_steps,
         warmup_steps=config.num_warmup_steps,
-        train_batch_size=plan.batch.train_batch_size,
+        train_batch_size=full,
         flops=average.flops,
         tokens=average.tokens,
         max_seq_length=config.max_seq_length,
@@ -59,6 +59,7 @@ def work_of(plan: Plan, average: Sample) -> Work:
         save_interval=config.save_interval,
         save_seconds=save,
         max_seconds=config.max_seconds,
+        fewer=config.max_steps * full - plan.batch.ramp.samples_after(config.max_steps),
     )
 
 

@@ -23,7 +23,7 @@ def describe(plan: Plan) -> str:
     """The plan for a person, one fact a line."""
     config, table = plan.config, plan.train_table
     num_rows = len(table.rows)
-    samples = config.max_steps * plan.batch.train_batch_size
+    samples = plan.batch.ramp.samples_after(config.max_steps)
     validation = plan.validation_table
     start = "random weights" if pretrained.is_random_weights(config.model) else config.model
     if config.init_from:

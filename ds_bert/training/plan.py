@@ -9,6 +9,7 @@ import torch
 from transformers import BertConfig
 
 from ds_bert import distributed
+from ds_bert.batching.equation import AUTO, BatchPlan, plan_batch
 from ds_bert.checkpoint.facts import DECAY_START, EMA_DECAY, check_moments, check_resume
 from ds_bert.checkpoint.folder import CHECKPOINTS, Checkpoint, candidates, list_checkpoints
 from ds_bert.checkpoint.verify import find_model, newest_good, open_checkpoint
@@ -27,11 +28,8 @@ from ds_bert.optim.entry import OptimizerEntry
 from ds_bert.optim.optimizers import OPTIMIZERS, check_optimizer
 from ds_bert.staging.local_copy import local_copy, require_room
 from ds_bert.training.deepspeed_config import (
-    AUTO,
-    BatchPlan,
     activation_dtype,
     check_engine_config,
-    plan_batch,
     precision,
     resolve_engine_config,
     weight_dtype,
@@ -89,8 +87,9 @@ class Plan:
 
     def with_micro_batch(self, size: int) -> "Plan":
         """The plan for micro-batches of `size` sequences."""
-        recipe = {**self.recipe, MICRO_BATCH: size}
-        return replace(self, recipe=recipe, batch=plan_batch(recipe, self.batch.world_size))
+        recipe, ramp = {**self.recipe, MICRO_BATCH: size}, self.config.batch_ramp
+        batch = plan_batch(recipe, self.batch.world_size, ramp=ramp)
+        return replace(self, recipe=recipe, batch=batch)
 
     def prepare(self, model: UnpaddedBert, device: torch.device) -> list[str]:
         """Choose how a model runs on a device; see its `prepare`."""
@@ -128,6 +127,7 @@ class Plan:
             "precision": precision(self.engine_config),
             "zero_stage": zero_stage(self.engine_config),
             "train_batch_size": self.batch.train_batch_size,
+            "batch_ramp": config.batch_ramp,
             "world_size": self.batch.world_size,
             "seed": self.config.seed,
             "masking": self.config.masking,
@@ -148,7 +148,8 @@ def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
     """
     check_engine_config(recipe)
     optimizer_type, optimizer_params = check_optimizer(recipe.get("optimizer"))
-    batch = plan_batch(recipe, distributed.world_size(), config.elastic_batch)
+    ramp = config.batch_ramp
+    batch = plan_batch(recipe, distributed.world_size(), config.elastic_batch, ramp)
     if recipe[MICRO_BATCH] != AUTO:
         recipe = {**recipe, MICRO_BATCH: batch.micro_batch_size}
     train_table = _open(config, config.train_data)
