@@ -1,6 +1,7 @@
 """Runs that decay when they are told to (wsd) beside runs that knew their length: the same loss?
 
     python benchmarks/loss/decay.py CORPUS FOLDER [--seeds 1 2 3]      20 MB of text
+    python benchmarks/loss/decay.py CORPUS FOLDER --init_from RUN      from weights that are there
     python benchmarks/loss/decay.py CORPUS FOLDER --unit 10            to try the script
 
 For each seed one run without a decay, and branches of it (`--decay_from`) that end at each of three
@@ -71,8 +72,9 @@ def make_data(corpus: str, folder: Path) -> Path:
 class Runs:
     """Runs of one seed in a folder, each made once."""
 
-    def __init__(self, data: Path, folder: Path, seed: int, unit: int):
-        self.folder, self.seed, self.unit = folder / f"seed_{seed}_unit_{unit}", seed, unit
+    def __init__(self, data: Path, folder: Path, seed: int, unit: int, init_from: str | None):
+        begun = "_begun" if init_from else ""
+        self.folder, self.seed, self.unit = folder / f"seed_{seed}_unit_{unit}{begun}", seed, unit
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "model.json").write_text(json.dumps(MODEL))
         section = {
@@ -83,6 +85,7 @@ class Runs:
             "max_seq_length": MAX_SEQ_LENGTH,
             "warmup_steps": round(WARM_UP * unit),
             "seed": seed,
+            "init_from": init_from,
             "log_interval": max(1, round(POINTS * unit)),
             "eval_interval": 0,
             "eval_batch_size": 256,
@@ -208,18 +211,19 @@ def main() -> int:
     parser.add_argument("folder", type=lambda path: Path(path).resolve())
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--unit", type=int, default=UNIT, help="steps; the runs are of 5, 10, 15")
+    parser.add_argument("--init_from", help="a run or checkpoint whose weights all runs begin with")
     args = parser.parse_args()
     data = make_data(args.corpus, args.folder)
     rows: list[dict[str, Any]] = []
     same = []
     for seed in args.seeds:
-        runs = Runs(data, args.folder, seed, args.unit)
+        runs = Runs(data, args.folder, seed, args.unit, args.init_from)
         rows += measure(runs)
         same.append(is_same(runs))
         ends = [verdict(rows, args.unit, length) for length in LENGTHS]
         last = {"case": "compute", "impl": "all", "same_as_whole": same, **compute(args.unit)}
         print(json.dumps([*ends, last], indent=1), flush=True)
-        path = write("decay", [*rows, *ends, last], CHART)
+        path = write("decay_begun" if args.init_from else "decay", [*rows, *ends, last], CHART)
     draw_file(ROOT / path)
     return 0 if all(same) else 1
 
