@@ -7,8 +7,8 @@
 For each seed one run without a decay, and branches of it (`--decay_from`) that end at each of three
 lengths, a fifth of it being decay. Beside them a whole run of each length, linear as most recipes
 are, and the shortest branch once more as one run from the beginning, which has to be the same bit
-for bit. Model, data, peak rate, warm-up and masks are the same; validation is of all sequences, on
-the same masks. FOLDER keeps vocabulary, data and runs; what is there is not made again.
+for bit. Of the run without a decay the moving average of the weights is judged as well. Model, data,
+peak rate, warm-up and masks are the same; validation is of all sequences, on the same masks. FOLDER keeps vocabulary, data and runs; what is there is not made again.
 
 Exit code: 0, or 1 if a branch is not the run that it stands for.
 """
@@ -32,6 +32,7 @@ from ds_bert import errors
 MAX_SEQ_LENGTH, VOCAB_SIZE = 32, 1024
 LENGTHS, DECAY = (5, 10, 15), 5  # in units of steps; one of the first in so many is decay
 UNIT, WARM_UP, POINTS = 200, 0.5, 0.1  # steps; of a unit: warm-up, and between points of a curve
+AVERAGED = 0.5  # of a unit: about the steps of the moving average
 MODEL = {
     "model_type": "bert",
     "vocab_size": VOCAB_SIZE,
@@ -49,11 +50,12 @@ ENGINE = {
 CHART = {"title": "Decay branches and whole runs", "value": "curve", "x": "step", "unit": "nats"}
 
 
-def run(script: str, *arguments: Any) -> None:
-    """A command of ds_bert, with one thread: the order of sums then is the same in each run."""
+def run(script: str, *arguments: Any) -> str:
+    """Standard output of a command, with one thread: then sums have one order in all runs."""
     line = [sys.executable, str(ROOT / script), *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(line, check=True, stdout=subprocess.DEVNULL, env=environment)
+    how: dict[str, Any] = {"check": True, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.run(line, env=environment, **how).stdout
 
 
 def make_data(corpus: str, folder: Path) -> Path:
@@ -113,7 +115,8 @@ class Runs:
         """The run that all branches leave, with a checkpoint at each branching."""
         every = (LENGTHS[0] - LENGTHS[0] // DECAY) * self.unit
         last = (LENGTHS[-1] - LENGTHS[-1] // DECAY) * self.unit
-        flags = {"max_steps": last, "save_interval": every, "keep_every": every}
+        flags: dict[str, Any] = {"max_steps": last, "save_interval": every, "keep_every": every}
+        flags["ema_decay"] = 1 - 1 / (AVERAGED * self.unit)
         return self.run("stable", lr_scheduler_type="wsd", decay_steps=0, **flags)
 
     def branch(self, stable: Path, length: int) -> Path:
@@ -153,11 +156,19 @@ def read(folder: Path) -> dict[str, Any]:
     }
 
 
+def average_of(folder: Path) -> float:
+    """The loss of the moving average at a run's end, on all of its validation data."""
+    flags = ("--checkpoint", folder, "--weights", "ema", "--eval_batch_size", 256)
+    found: dict[str, Any] = json.loads(run("ds_bert/evaluate.py", *flags))
+    return found["mlm_loss"]
+
+
 def measure(runs: Runs) -> list[dict[str, Any]]:
     """Rows of one seed."""
     about = {"case": f"seed {runs.seed}", "seed": runs.seed}
     stable = runs.stable()
-    rows = [about | {"impl": "ours: no decay", **read(stable)}]
+    average = {"average_loss": average_of(stable)}
+    rows = [about | {"impl": "ours: no decay", **read(stable), **average}]
     for length in LENGTHS:
         steps = f"{length * runs.unit:,} steps"
         kinds = {"linear": runs.linear(length), "ours: branch": runs.branch(stable, length)}
