@@ -7,8 +7,9 @@
 For each seed one run without a decay, and branches of it (`--decay_from`) that end at each of three
 lengths, a fifth of it being decay. Beside them a whole run of each length, linear as most recipes
 are, and the shortest branch once more as one run from the beginning, which has to be the same bit
-for bit. Of the run without a decay the moving average of the weights is judged as well. Model, data,
-peak rate, warm-up and masks are the same; validation is of all sequences, on the same masks. FOLDER keeps vocabulary, data and runs; what is there is not made again.
+for bit. Of the run without a decay the moving average of the weights is judged as well. Model,
+data, peak rate, warm-up and masks are the same; validation is of all sequences, on the same masks.
+FOLDER keeps vocabulary, data and runs; what is there is not made again.
 
 Exit code: 0, or 1 if a branch is not the run that it stands for.
 """
