@@ -17,6 +17,7 @@ from unittest import mock
 import torch
 from deepspeed import comm as dist
 from deepspeed.runtime import bf16_optimizer as deepspeed_bf16_optimizer
+from deepspeed.runtime import compiler as deepspeed_compiler
 from deepspeed.runtime import engine as deepspeed_engine
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from torch import Tensor
@@ -178,9 +179,12 @@ def global_norm(parts: list[Tensor]) -> Tensor:
 def waitless() -> Iterator[None]:
     """Let `deepspeed.initialize` take this class for its own.
 
-    Reports of memory are left out: six times they collect garbage first, two seconds on a CPU.
+    Reports of memory are left out: six times they collect garbage first, two seconds on a CPU. Its
+    Muon, which it imports to know that ours is another optimizer, stays uncompiled: to decorate it
+    would import torch's compiler, a second more.
     """
     with (
+        mock.patch.object(deepspeed_compiler, "compile", lambda: lambda function: function),
         mock.patch.object(deepspeed_engine, "BF16_Optimizer", WaitlessBF16Optimizer),
         mock.patch.object(deepspeed_bf16_optimizer, "see_memory_usage", lambda *_, **__: None),
     ):
