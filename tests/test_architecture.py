@@ -18,8 +18,8 @@ ROOMS = (
     *("rng", "text", "tokenizer", "dataset", "staging"),
     *("instances", "reports", "run_report", "preprocessing", "bridges"),
     *("deepspeed_files", "dialects", "preflight"),
-    *("model", "optim", "checkpoint", "weights", "evaluation", "exporting", "scoring"),
-    *("guards", "divergence", "costs", "advice", "training", "rehearsal"),
+    *("model", "optim", "checkpoint", "weights", "evaluation", "exporting"),
+    *("guards", "scoring", "divergence", "costs", "advice", "training", "rehearsal"),
     *("launching", "commands"),
     *("train", "evaluate"),  # doors
 )
