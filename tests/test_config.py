@@ -4,13 +4,13 @@ import json
 
 import pytest
 
+from ds_bert.batching.equation import plan_batch
 from ds_bert.commands.train import parse_command_line
 from ds_bert.config import TrainingConfig
 from ds_bert.errors import ConfigurationError
 from ds_bert.strict_json import load_json
 from ds_bert.training.deepspeed_config import (
     check_engine_config,
-    plan_batch,
     precision,
     resolve_engine_config,
     zero_stage,

@@ -3,8 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from ds_bert.config import MAX_MICRO_BATCH, option
+from ds_bert.config import option
 from ds_bert.errors import require
+from ds_bert.limits.training import MAX_MICRO_BATCH
 
 CLASSIFICATION, TAGGING, PAIRS = TASKS = ("classification", "tagging", "pairs")
 MODEL, DATA, TUNING, WATCHING = "model", "data", "fine-tuning", "watching"  # groups of flags
