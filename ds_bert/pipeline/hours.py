@@ -10,6 +10,8 @@ SEQUENCES = (0.9, 0.1)  # of all, in the first and the second phase. Source: Dev
 FILLED = 0.93  # of a phase's time: speed changes, and what is left goes to the next one
 INTERVALS = 10  # validations and saves of a phase, where the recipe does not say
 ROWS = 200  # of its log
+LOOKS = (0.2, 0.55)  # shares of a phase's time at which its pace is looked at
+_FAR = 0.12  # off: then its steps are changed
 _LAST = 0.05  # of the steps done, for the rate to decay where time has run out
 _PROCESS = 30.0  # seconds: a command starts, loads, writes
 _TAIL = 0.25  # of the hours at most for what comes after training
@@ -107,6 +109,21 @@ def steps_within(
         fits = seconds(run, speed).total <= limit
         low, high = (middle, high) if fits else (low, middle - 1)
     return low
+
+
+def steps_by_pace(done: int, max_steps: int, pace: float, left: float, restart: float) -> int:
+    """`max_steps` of a run by the pace that it has; the same where that is about right.
+
+    Args:
+        done: steps so far.
+        max_steps: as it was timed before it began.
+        pace: seconds of a step, validations and saves included.
+        left: seconds of its time.
+        restart: seconds that a change takes: save, stop, start.
+    """
+    if abs((max_steps - done) * pace - left) <= _FAR * left:
+        return max_steps
+    return done + max(1, int((FILLED * left - restart) / pace))
 
 
 def steps_to_end(done: int, max_steps: int) -> int:

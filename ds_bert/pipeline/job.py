@@ -27,13 +27,19 @@ from ds_bert.pipeline.summary import summary, write_report
 from ds_bert.training.log import duration
 
 
-def pretrain(plan: Plan, launch: Sequence[str], restart_from: str | None = None) -> int:
+def pretrain(
+    plan: Plan,
+    launch: Sequence[str],
+    restart_from: str | None = None,
+    runner: Runner | None = None,
+) -> int:
     """Make all stages, or what is left of them.
 
     Args:
         plan: of the road.
         launch: see `phase.check_launch`.
         restart_from: make this stage and all behind it again.
+        runner: of the commands; None: each is a process.
 
     Returns:
         0; the exit code of a stage that has failed; 75 where somebody asked to stop.
@@ -43,7 +49,7 @@ def pretrain(plan: Plan, launch: Sequence[str], restart_from: str | None = None)
         DataError: the text cannot be read.
     """
     files.require_folder(plan.output_dir, "output_dir")
-    state, runner = State.read(plan.output_dir), Runner()
+    state, runner = State.read(plan.output_dir), runner or Runner()
     plan.output_dir.mkdir(parents=True, exist_ok=True)
     with _held(plan.output_dir), runner.listening():
         if restart_from is not None:

@@ -1,7 +1,9 @@
 """A phase: its recipe, its steps by the hours that are left, and training until it is over."""
 
+import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,18 +11,20 @@ from typing import Any
 from ds_bert import files
 from ds_bert.config import SECTION
 from ds_bert.costs.hours import Speed, Work
-from ds_bert.errors import STOPPED_ON_REQUEST, ConfigurationError
+from ds_bert.errors import STOPPED_ON_REQUEST, ConfigurationError, DataError
 from ds_bert.pipeline import hours
 from ds_bert.pipeline.options import EVALUATION, PHASES, SCORE
 from ds_bert.pipeline.plan import Plan
 from ds_bert.pipeline.process import Runner
 from ds_bert.pipeline.stages import folder_of, product_of
 from ds_bert.pipeline.state import Record, State
+from ds_bert.run_report.history import read_phases
 
 PROBE_STEPS = 20
 _ANY_STEPS = 10_000  # of the recipe that is timed
 _COST, _UNTIMED = "cost.json", 5  # steps of a probe
 _SHORTEST = 60.0  # seconds of a process that goes on
+_OVER = 0.75  # of its time: who stops behind it has reached max_time, which leaves time to save
 
 
 @dataclass
@@ -40,6 +44,7 @@ class Training:
     phase: str
     launch: Sequence[str]
     runner: Runner
+    _since: float = 0.0  # time at which the process that runs was started
 
     def run(self) -> int:
         """Train to the end, or go on; returns the exit code.
@@ -52,17 +57,13 @@ class Training:
             return code
         while True:
             self._write_recipe(facts["max_steps"])
-            start = time.monotonic()
-            code = self.runner.run([*self.launch, *self._recipe_flags(), *self._time_flags()])
-            facts["trained"] = facts.get("trained", 0.0) + time.monotonic() - start
-            if code != STOPPED_ON_REQUEST or self.runner.is_asked or not self._end_soon():
+            arguments, before = [*self._recipe_flags(), *self._time_flags()], facts["max_steps"]
+            self._since = time.time()
+            code = self.runner.run([*self.launch, *arguments], self._changes_pace)
+            facts["trained"] = self._trained
+            goes_on = facts["max_steps"] != before or self._end_soon()
+            if code != STOPPED_ON_REQUEST or self.runner.is_asked or not goes_on:
                 return code
-
-    @property
-    def is_at_its_end(self) -> bool:
-        """Whether the last step is in a checkpoint."""
-        made = product_of(self.plan, self.phase)
-        return made is not None and made["step"] >= self._record.facts["max_steps"]
 
     @property
     def _record(self) -> Record:
@@ -111,8 +112,7 @@ class Training:
             )
         told = f"{a_step:,.3g} s a step, {limit / 60:,.1f} minutes: {steps:,} steps"
         print(f"pretrain: {self.phase}: {told}", flush=True)
-        speed_now = {"flops_per_second": speed.flops_per_second, "seconds_per_step": a_step}
-        return {"max_steps": steps, "limit": limit, **speed_now}
+        return {"max_steps": steps, "limit": limit, "restart": start, "seconds_per_step": a_step}
 
     def _later(self, work: Work) -> float:
         """The share of training that later phases have."""
@@ -124,19 +124,47 @@ class Training:
         found = hours.shares({rest[0]: work.flops, rest[1]: work.flops * longer})
         return found[rest[1]]
 
-    def _end_soon(self) -> bool:
-        """Set a near end for a run whose time is over; whether there is anything left to do."""
-        made = product_of(self.plan, self.phase)
-        if made is None or self.is_at_its_end:
-            return False
+    @property
+    def _trained(self) -> float:
+        """Seconds of all processes that trained, the one that runs included."""
+        return self._record.facts.get("trained", 0.0) + time.time() - self._since
+
+    def _changes_pace(self) -> bool:
+        """Look, now and then, whether the steps fit the time; whether they have to be changed."""
         facts = self._record.facts
+        looks = facts.get("looks", 0)
+        if "limit" not in facts or looks >= len(hours.LOOKS):
+            return False
+        left = facts["limit"] - self._trained
+        if left > (1 - hours.LOOKS[looks]) * facts["limit"]:
+            return False
+        facts["looks"] = looks + 1
+        found = pace(folder_of(self.plan, self.phase), self._since)
+        if found is None:
+            return False
+        done, seconds = found
+        most = self.plan.recipe(self.phase)[1].get("max_steps", 10**9)
+        steps = hours.steps_by_pace(done, facts["max_steps"], seconds, left, facts["restart"])
+        return self._change(min(steps, most), f"a step takes {seconds:.3g} s")
+
+    def _end_soon(self) -> bool:
+        """Set a near end for a run whose time is over; whether that is so."""
+        made, facts = product_of(self.plan, self.phase), self._record.facts
+        is_over = facts.get("trained", 0.0) > _OVER * facts.get("limit", math.inf)
+        if made is None or not is_over or facts.get("is_over"):
+            return False
+        facts["is_over"] = True
         steps = hours.steps_to_end(made["step"], facts["max_steps"])
-        print(
-            f"pretrain: {self.phase}: slower than it was timed, step {made['step']:,} of "
-            f"{facts['max_steps']:,} when its time was over; the rate decays until {steps:,}",
-            flush=True,
-        )
-        facts |= {"max_steps": steps, "timed_steps": facts["max_steps"], "is_over": True}
+        return self._change(steps, f"its time is over at step {made['step']:,}")
+
+    def _change(self, steps: int, why: str) -> bool:
+        """Set another number of steps; whether it is another one."""
+        facts = self._record.facts
+        if steps == facts["max_steps"]:
+            return False
+        told = f"{why}: {steps:,} steps in place of {facts['max_steps']:,}"
+        print(f"pretrain: {self.phase}: {told}, the learning rate falls by them", flush=True)
+        facts["max_steps"] = steps
         self.state.write()
         return True
 
@@ -157,6 +185,20 @@ class Training:
     def _write_recipe(self, max_steps: int) -> None:
         engine, section = recipe(self.plan, self.phase, max_steps)
         files.write_text(self._path, files.as_json({**engine, SECTION: section}, indent=2) + "\n")
+
+
+def pace(run: Path, since: float) -> tuple[int, float] | None:
+    """The last step of a run's log, and the seconds of one; None where that cannot be told.
+
+    Args:
+        run: its folder.
+        since: time at which its process was started.
+    """
+    with suppress(DataError):
+        rows = [row for row in read_phases(run)[-1].rows if row.get("started", 0.0) >= since]
+        if rows and (steps := rows[-1]["step"] - rows[0]["step"]) > 0:
+            return rows[-1]["step"], (rows[-1]["time"] - rows[0]["time"]) / steps
+    return None
 
 
 def recipe(plan: Plan, phase: str, max_steps: int) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -42,8 +42,12 @@ class Runner:
             for kind, handler in zip(heard, before, strict=True):
                 signal.signal(kind, handler)
 
-    def run(self, arguments: Sequence[str]) -> int:
+    def run(self, arguments: Sequence[str], is_enough: Callable[[], bool] = lambda: False) -> int:
         """Run `ds-bert` with these arguments to its end.
+
+        Args:
+            arguments: the command's name and its own.
+            is_enough: asked again and again; once it is true, the command is asked to stop.
 
         Returns:
             its exit code, as shells tell it; 75 where it ended because somebody asked to stop.
@@ -57,7 +61,11 @@ class Runner:
         self._child = subprocess.Popen(
             command, env=inherited, start_new_session=True, preexec_fn=before_exec
         )
+        is_told = False
         while (code := self._child.poll()) is None:
+            if not is_told and is_enough():
+                is_told = True
+                self._ask()
             time.sleep(_LOOK)
         code = 128 - code if code < 0 else code
         is_stopped = self.is_asked and code in (INTERRUPTED, 128 + signal.SIGTERM)
@@ -68,6 +76,9 @@ class Runner:
         if self.is_asked and now - self._last < _ONE_REQUEST:
             return
         self.is_asked, self._last = True, now
+        self._ask()
+
+    def _ask(self) -> None:
         if self._child is not None:
             with suppress(ProcessLookupError):
                 self._child.send_signal(signal.SIGTERM)
