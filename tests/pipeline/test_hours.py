@@ -25,9 +25,7 @@ SPEED = Speed(1e10, "of a test")  # 3.2 s a step, 10 s a validation
 @pytest.mark.parametrize("limit", [120.0, 3600.0, 86_400.0])
 def test_the_steps_fit_and_more_would_not(limit, intervals):
     steps = hours.steps_within(WORK, SPEED, limit, *intervals)
-    took = [
-        seconds(hours.work_at(WORK, n, *intervals), SPEED).total for n in (steps, steps + 1, 2)
-    ]
+    took = [seconds(hours.work_at(WORK, n, *intervals), SPEED).total for n in (steps, steps + 1, 2)]
     assert took[0] <= limit
     assert took[1] > limit or steps < 2 * hours.INTERVALS, "near a change of the intervals"
     assert took[2] > 2 * 3.2, "validations count as well"
