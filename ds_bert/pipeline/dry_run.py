@@ -34,6 +34,7 @@ def dry_run(plan: Plan) -> int:
         ConfigurationError: training would be lost.
         DataError: the text cannot be read.
     """
+    verdicts.require_task(plan)
     state = State.read(plan.output_dir)
     found = verdicts.judge(plan, state)
     took = stage_seconds(plan, speed_of(None)[0])

@@ -46,9 +46,10 @@ def pretrain(
 
     Raises:
         ConfigurationError: training would be lost, or `output_dir` is in use or holds other files.
-        DataError: the text cannot be read.
+        DataError: the text, or the task of a score, is not there.
     """
     files.require_folder(plan.output_dir, "output_dir")
+    verdicts.require_task(plan)
     state, runner = State.read(plan.output_dir), runner or Runner()
     plan.output_dir.mkdir(parents=True, exist_ok=True)
     with _held(plan.output_dir), runner.listening():

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ds_bert.checkpoint.folder import CHECKPOINTS, candidates
-from ds_bert.errors import ConfigurationError
-from ds_bert.pipeline.options import PHASES
+from ds_bert.errors import ConfigurationError, DataError
+from ds_bert.pipeline.options import PHASES, SCORE
 from ds_bert.pipeline.plan import Plan
 from ds_bert.pipeline.stages import folder_of, inputs_of, options_of, product_of, reads
 from ds_bert.pipeline.state import State, differences
+from ds_bert.text.hf_datasets import PREFIX
 
 DONE, NEW, UNFINISHED, CHANGED, LOST = "done", "new", "unfinished", "changed", "lost"
 FOLLOWS = "follows"  # done, but something that it reads is to be made
@@ -95,6 +96,22 @@ def require_nothing_lost(plan: Plan, state: State, found: dict[str, Verdict]) ->
                 f"{stage}: found no longer the checkpoint that it ended with in "
                 f"{folder_of(plan, stage)}, which the next stages read; put it back, or train "
                 f"again with --restart_from {stage}"
+            )
+
+
+def require_task(plan: Plan) -> None:
+    """Refuse, before hours of training, a task whose files are not there.
+
+    Raises:
+        DataError: names the file.
+    """
+    options = plan.options(SCORE)
+    for name in ("train_file", "test_file"):
+        path = options.get(name, PREFIX)
+        if not path.startswith(PREFIX) and not Path(path).exists():
+            raise DataError(
+                f'plan, "{SCORE}": {name} {path} is not there, expected a table or data set '
+                '(docs/scoring.md); make it first, or leave "score" out of the plan'
             )
 
 

@@ -11,7 +11,7 @@ from data_util import exit_code, synthetic_text
 from training_util import MODEL
 
 from ds_bert.commands.main import main
-from ds_bert.errors import STOPPED_ON_REQUEST, ConfigurationError
+from ds_bert.errors import STOPPED_ON_REQUEST, ConfigurationError, DataError
 from ds_bert.pipeline import process
 from ds_bert.pipeline import verdict as verdicts
 from ds_bert.pipeline.job import pretrain
@@ -179,6 +179,13 @@ def test_a_stage_that_fails_ends_the_road(road, values, capsys):
     plan = {**values, "evaluation": {"fill_mask": 4}}
     assert pretrain(Plan(plan), ["train"], runner=Failing()) == 3
     assert "evaluation: ended with exit code 3" in capsys.readouterr().out
+
+
+def test_a_task_that_is_not_there(values, tmp_path):
+    score = {"task": "tagging", "train_file": str(tmp_path / "x.jsonl"), "test_file": "hf:a/b"}
+    with pytest.raises(DataError, match=r"train_file .*x\.jsonl is not there"):
+        gone({**values, "output_dir": str(tmp_path / "new"), "score": score})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_of_others_is_left_alone(values, tmp_path):
