@@ -134,7 +134,7 @@ class Plan:
             require(steps is not None, f"{where}: max_steps", None, 'a number, or "hours" above')
         try:
             check_engine_config(engine)
-            before = {"init_from": PHASES[0]} if phase != PHASES[0] else {}
+            before: dict[str, Any] = {"init_from": PHASES[0]} if phase != PHASES[0] else {}
             TrainingConfig(**{k: v for k, v in section.items() if k not in DECIDED}, **before)
         except ConfigurationError as error:
             raise ConfigurationError(f"{where}: {error}") from None

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import pytest
 from conftest import ROOT
@@ -145,6 +146,13 @@ def test_the_advisor_makes_a_plan(tmp_path, capsys, language):
     assert "edit it and call again" in capsys.readouterr().out
     again = {**flags, "input_file": None, "hours": None}
     assert find_plan(None, "unused", None, again) == plan
+
+
+def test_the_plan_of_the_page_is_one(root):
+    page = (root / "docs/pretrain.md").read_text(encoding="utf-8")
+    (text,) = re.findall("```json\n(.*?)```", page, re.DOTALL)
+    assert Plan(json.loads(text)).stages == list(options.STAGES)
+    assert all(f"`{key}`" in page for key in options.COMMON)
 
 
 def test_commands_of_the_stages():
