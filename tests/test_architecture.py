@@ -20,7 +20,7 @@ ROOMS = (
     *("batching", "deepspeed_files", "dialects", "preflight"),
     *("model", "optim", "checkpoint", "weights", "evaluation", "exporting"),
     *("guards", "scoring", "divergence", "costs", "advice", "training", "rehearsal"),
-    *("launching", "commands"),
+    *("launching", "pipeline", "commands"),
     *("train", "evaluate"),  # doors
 )
 HEAVY = {"torch", "deepspeed", "transformers"}
