@@ -46,8 +46,9 @@ def test_every_option_of_preprocessing_is_described_with_its_default(field):
     assert f"| `{field.name}` | {default} | " in text_of(ROOT / "docs/data.md")
 
 
-def test_the_tree_in_the_readme_names_files_that_exist():
-    block = next(b for b in text_of(ROOT / "README.md").split("```\n") if b.startswith("ds_bert/"))
+def test_the_tree_names_files_that_exist():
+    page = text_of(ROOT / "docs/architecture.md")
+    block = next(b for b in page.split("```\n") if b.startswith("ds_bert/"))
     folder, found = "", []
     for line in block.splitlines():
         match = TREE_LINE.match(line)
