@@ -70,7 +70,7 @@ def own(command: Command) -> tuple[str, list[str]] | None:
 
     `launch` stands for DeepSpeed's and torch's launchers too.
     """
-    program, first, *rest = (*command.words, "")[: len(command.words)]
+    program, first, *rest = command.words
     if program == "ds-bert":
         return first, rest
     if program == "deepspeed":
