@@ -169,7 +169,7 @@ class TrainingConfig:
     def __post_init__(self):
         # Not the fields' own types: HfArgumentParser rewrites those of optional fields.
         for name, annotation in typing.get_type_hints(type(self)).items():
-            _check_type(name, getattr(self, name), annotation)
+            check_type(name, getattr(self, name), annotation)
         positive = ("max_seq_length", "max_steps", "log_interval", "eval_batch_size")
         for name in (*positive, "max_consecutive_skips"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
@@ -279,7 +279,12 @@ class TrainingConfig:
         return round((self.decay_proportion or 0.0) * self.max_steps)
 
 
-def _check_type(name: str, value: Any, annotation: Any) -> None:
+def check_type(name: str, value: Any, annotation: Any) -> None:
+    """Refuse the value of a setting that is not of its type, or not one of its literals.
+
+    Raises:
+        ConfigurationError: what was found and expected.
+    """
     if typing.get_origin(annotation) is Literal:
         choices = typing.get_args(annotation)
         require(value in choices, name, value, f"one of {', '.join(choices)}")

@@ -20,7 +20,7 @@ ROOMS = (
     *("deepspeed_files", "dialects", "preflight"),
     *("model", "optim", "checkpoint", "weights", "evaluation", "exporting", "scoring"),
     *("guards", "divergence", "costs", "advice", "training", "rehearsal"),
-    *("launching", "commands"),
+    *("launching", "pipeline", "commands"),
     *("train", "evaluate"),  # doors
 )
 HEAVY = {"torch", "deepspeed", "transformers"}
