@@ -121,7 +121,7 @@ def steps_by_pace(done: int, max_steps: int, pace: float, left: float, restart: 
         left: seconds of its time.
         restart: seconds that a change takes: save, stop, start.
     """
-    if abs((max_steps - done) * pace - left) <= _FAR * left:
+    if abs((max_steps - done) * pace - left) <= max(_FAR * left, 2 * restart):
         return max_steps
     return done + max(1, int((FILLED * left - restart) / pace))
 

@@ -155,10 +155,11 @@ class Training:
             return False
         facts["is_over"] = True
         steps = hours.steps_to_end(made["step"], facts["max_steps"])
-        return self._change(steps, f"its time is over at step {made['step']:,}")
+        self._change(steps, f"its time is over at step {made['step']:,}")
+        return True
 
     def _change(self, steps: int, why: str) -> bool:
-        """Set another number of steps; whether it is another one."""
+        """Set a number of steps; whether it is another one."""
         facts = self._record.facts
         if steps == facts["max_steps"]:
             return False

@@ -134,7 +134,8 @@ class Plan:
             require(steps is not None, f"{where}: max_steps", None, 'a number, or "hours" above')
         try:
             check_engine_config(engine)
-            TrainingConfig(**{k: v for k, v in section.items() if k not in DECIDED})
+            before = {"init_from": PHASES[0]} if phase != PHASES[0] else {}
+            TrainingConfig(**{k: v for k, v in section.items() if k not in DECIDED}, **before)
         except ConfigurationError as error:
             raise ConfigurationError(f"{where}: {error}") from None
         same, model = self.recipe(PHASES[0])[1]["model"], section["model"]

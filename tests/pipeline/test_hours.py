@@ -70,7 +70,9 @@ def test_the_tail_counts_what_is_asked_for():
         (1.1, 800.0, 1000),  # about
         (2.0, 800.0, 200 + int((0.93 * 800 - 20) / 2)),  # half as fast
         (0.5, 800.0, 200 + int((0.93 * 800 - 20) / 0.5)),  # twice as fast
-        (2.0, 10.0, 201),  # no time at all
+        (2.0, 700.0, 200 + int((0.93 * 700 - 20) / 2)),
+        (1.3, 100.0, 200 + int((0.93 * 100 - 20) / 1.3)),  # no time for all
+        (0.1, 100.0, 1000),  # 20 s more: not worth a restart
     ],
 )
 def test_steps_change_with_the_pace(pace, left, expected):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 from conftest import ROOT
-from data_util import exit_code
+from data_util import exit_code, synthetic_text
 
 from ds_bert.commands import create_vocab, evaluate, export_hf
 from ds_bert.commands.main import main
@@ -13,6 +13,7 @@ from ds_bert.errors import ConfigurationError
 from ds_bert.pipeline import options
 from ds_bert.pipeline.phase import recipe
 from ds_bert.pipeline.plan import Plan, read_plan
+from ds_bert.pipeline.plan_file import find_plan
 from ds_bert.pipeline.stages import command
 from ds_bert.training.deepspeed_config import ALLOWED_KEYS
 
@@ -127,6 +128,23 @@ def test_a_phase_may_name_a_recipe():
     assert engine["optimizer"]["params"]["lr"] == 4e-3 and section["max_steps"] == 3000
     assert section["model"] == "ds_configs/demo/model.json" == plan.recipe("phase_2")[1]["model"]
     assert "train_data" not in section
+
+
+@pytest.mark.parametrize("language", [None, "de"])
+def test_the_advisor_makes_a_plan(tmp_path, capsys, language):
+    """Twice: the second call takes the one that was written, which may have been edited."""
+    text = tmp_path / "text.txt"
+    text.write_text(synthetic_text(30))
+    flags = {"input_file": [str(text)], "hours": 500.0, "output_dir": str(tmp_path / "out")}
+    plan = find_plan(None, "unused", language, flags)
+    assert plan.hours == 500 and plan.phases == ["phase_1", "phase_2"]
+    assert plan.length("phase_1") == 128 and plan.length("phase_2") == 512
+    assert ("model_name_or_path" in plan.options("vocabulary")) is (language == "de")
+    assert plan.do_lower_case is (language is None)
+    assert "max_steps" in plan.recipe("phase_1")[1], "40 times the same text are enough"
+    assert "edit it and call again" in capsys.readouterr().out
+    again = {**flags, "input_file": None, "hours": None}
+    assert find_plan(None, "unused", None, again) == plan
 
 
 def test_commands_of_the_stages():
