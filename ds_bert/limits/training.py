@@ -105,6 +105,11 @@ def _check_decay(config: Any) -> None:
 
 
 def check_type(name: str, value: Any, annotation: Any) -> None:
+    """Refuse the value of a setting that is not of its type, or not one of its literals.
+
+    Raises:
+        ConfigurationError: what was found and expected.
+    """
     if typing.get_origin(annotation) is Literal:
         choices = typing.get_args(annotation)
         require(value in choices, name, value, f"one of {', '.join(choices)}")
