@@ -9,6 +9,7 @@ from ds_bert.errors import ConfigurationError, require
 
 _IN_REPOSITORY = "ds_configs/"
 _RECORDS = "recipes/"  # recipes of record, which may be named without it
+_PLANS = "plans"  # of `ds-bert pretrain`: a folder without recipes
 _MODEL = "model.json"  # files that end so are models
 # Beside the package: in a checkout as it is called there, else as setup.py installs it.
 _FOLDERS = [Path(__file__).parent.parent / name for name in (_IN_REPOSITORY, "ds_bert_configs")]
@@ -18,7 +19,9 @@ def names() -> list[str]:
     """Names of all recipes, such as "seq128", "demo/seq128" and "recipes/google_base_128"."""
     files = (path.relative_to(folder) for folder in _FOLDERS for path in folder.rglob("*.json"))
     return sorted(
-        path.with_suffix("").as_posix() for path in files if not path.name.endswith(_MODEL)
+        path.with_suffix("").as_posix()
+        for path in files
+        if not path.name.endswith(_MODEL) and path.parts[0] != _PLANS
     )
 
 

@@ -18,9 +18,9 @@ ROOMS = (
     *("rng", "text", "tokenizer", "dataset", "staging"),
     *("instances", "reports", "run_report", "preprocessing", "bridges"),
     *("batching", "deepspeed_files", "dialects", "preflight"),
-    *("model", "optim", "checkpoint", "weights", "evaluation", "exporting", "scoring"),
-    *("guards", "divergence", "costs", "advice", "training", "rehearsal"),
-    *("launching", "commands"),
+    *("model", "optim", "checkpoint", "weights", "evaluation", "exporting"),
+    *("guards", "scoring", "divergence", "costs", "advice", "training", "rehearsal"),
+    *("launching", "pipeline", "commands"),
     *("train", "evaluate"),  # doors
 )
 HEAVY = {"torch", "deepspeed", "transformers"}

@@ -85,7 +85,7 @@ def write_output(output: str | None, text: str) -> None:
 
 def parse(argv: list[str], prog: str | None = None) -> tuple[dict[str, Any], Any]:
     """Arguments of `evaluate_path`, and the command line of another system where it is one."""
-    parser = _parser(prog)
+    parser = make_parser(prog)
     own = {name.lstrip("-") for name in parser.flags}
     command = None
     if is_foreign(argv, own):
@@ -101,7 +101,8 @@ def parse(argv: list[str], prog: str | None = None) -> tuple[dict[str, Any], Any
     return values, command
 
 
-def _parser(prog: str | None) -> Parser:
+def make_parser(prog: str | None = None) -> Parser:
+    """The parser of the command line."""
     parser = new_parser(__doc__, prog)
     add = parser.add_argument
     add("--checkpoint", help="run folder, checkpoint or Hugging Face BERT; default: the newest run")

@@ -7,12 +7,21 @@ python scripts/export_hf.py --checkpoint runs/seq512 --output_dir models/my-bert
     --push_to_hub me/my-bert
 """
 
-from ds_bert.commands.parser import new_parser
+from ds_bert.commands.parser import Parser, new_parser
 from ds_bert.config import LAST, WEIGHTS
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> None:
     """Parse the command line, export and say what was found."""
+    values = vars(make_parser(prog).parse_args(argv))
+    from ds_bert.exporting.job import ExportOptions, export  # after parsing: torch takes seconds
+
+    for title, line in export(ExportOptions(**values)):
+        print(f"{title:>12}: {line}")
+
+
+def make_parser(prog: str | None = None) -> Parser:
+    """The parser of the command line."""
     parser = new_parser(__doc__, prog)
     add = parser.add_argument
     add("--checkpoint", required=True, help="run folder, checkpoint or model folder of ds_bert")
@@ -32,8 +41,4 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
         help="upload it, to main and to a branch step_N; a new repository is private",
     )
     add("--public", action="store_true", help="a new repository can be seen by all")
-    values = vars(parser.parse_args(argv))
-    from ds_bert.exporting.job import ExportOptions, export  # after parsing: torch takes seconds
-
-    for title, line in export(ExportOptions(**values)):
-        print(f"{title:>12}: {line}")
+    return parser

@@ -22,7 +22,7 @@ def check(config: Any) -> None:
     """
     # Not the fields' own types: HfArgumentParser rewrites those of optional fields.
     for name, annotation in typing.get_type_hints(type(config)).items():
-        _check_type(name, getattr(config, name), annotation)
+        check_type(name, getattr(config, name), annotation)
     positive = ("max_seq_length", "max_steps", "log_interval", "eval_batch_size")
     for name in (*positive, "max_consecutive_skips"):
         require(getattr(config, name) >= 1, name, getattr(config, name), "at least 1")
@@ -104,7 +104,12 @@ def _check_decay(config: Any) -> None:
         )
 
 
-def _check_type(name: str, value: Any, annotation: Any) -> None:
+def check_type(name: str, value: Any, annotation: Any) -> None:
+    """Refuse the value of a setting that is not of its type, or not one of its literals.
+
+    Raises:
+        ConfigurationError: what was found and expected.
+    """
     if typing.get_origin(annotation) is Literal:
         choices = typing.get_args(annotation)
         require(value in choices, name, value, f"one of {', '.join(choices)}")

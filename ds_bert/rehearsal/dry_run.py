@@ -1,11 +1,13 @@
 """The dry run: everything checked, and told what the run will take."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from ds_bert import distributed
+from ds_bert import distributed, files
 from ds_bert.batching.equation import plan_batch
 from ds_bert.costs import gpus as known_gpus
 from ds_bert.costs import memory
@@ -52,8 +54,20 @@ def dry_run(questions: Questions, plan: Plan, device: torch.device, stop: StopRe
         speed = assumed_speed(place.gpus, questions.mfu)
     for name, text in _lines(questions, plan, place, speed):
         distributed.log(f"{name:>16}: {text}")
+    if questions.cost_file is not None:
+        cost = {"work": asdict(work_of(plan, sample(plan))), "speed": speed and speed._asdict()}
+        distributed.on_rank_0(lambda: _write(Path(str(questions.cost_file)), files.as_json(cost)))
     distributed.log("dry run: everything checked, nothing trained")
     return 0
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        files.write_text(path, text + "\n")
+    except OSError as error:
+        raise ConfigurationError(
+            f"--cost_file {path}: cannot be written ({error.strerror}); name another file"
+        ) from None
 
 
 def _place(on: str | None, plan: Plan, device: torch.device) -> Place:
