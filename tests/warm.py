@@ -3,12 +3,15 @@
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 from distributed_util import PRELOAD
 
 from ds_bert import errors
+
+TIMEOUT = 180.0  # seconds until a process that hangs is killed
 
 
 class Warm:
@@ -31,7 +34,8 @@ class Warm:
         context.set_forkserver_preload(PRELOAD)
         reader, writer = context.Pipe(duplex=False)
         arguments = [str(argument) for argument in arguments]
-        self._process = context.Process(target=_run, args=(arguments, str(cwd), dict(env), writer))
+        arguments = (arguments, str(cwd), dict(env), writer)
+        self._process = context.Process(target=_run, args=arguments, daemon=True)
         self._process.start()
         writer.close()
         self.stdout = os.fdopen(os.dup(reader.fileno()), encoding="utf-8")
@@ -48,14 +52,13 @@ class Warm:
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
-    def wait(self, timeout: float | None = None) -> int | None:
-        self._process.join(timeout)
-        return self._process.exitcode
-
-    def communicate(self, timeout: float | None = None) -> tuple[str, None]:
+    def communicate(self, timeout: float = TIMEOUT) -> tuple[str, None]:
+        timer = threading.Timer(timeout, self._process.kill)
+        timer.start()
         with self.stdout:
             text = self.stdout.read()
-        self.wait(timeout)
+        self._process.join()
+        timer.cancel()
         return text, None
 
 

@@ -5,8 +5,8 @@ import os
 import subprocess
 import sys
 import weakref
-from subprocess import Popen
 from importlib.metadata import version
+from subprocess import Popen
 from xml.etree import ElementTree
 
 import pytest
