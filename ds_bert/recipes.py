@@ -9,6 +9,7 @@ from ds_bert.errors import ConfigurationError, require
 
 _IN_REPOSITORY = "ds_configs/"
 _RECORDS = "recipes/"  # recipes of record, which may be named without it
+_PLANS = "plans"  # of `ds-bert pretrain`: a folder without recipes
 _MODEL = "model.json"  # files that end so are models
 # Beside the package: in a checkout as it is called there, else as setup.py installs it.
 _FOLDERS = [Path(__file__).parent.parent / name for name in (_IN_REPOSITORY, "ds_bert_configs")]
@@ -18,7 +19,9 @@ def names() -> list[str]:
     """Names of all recipes, such as "seq128", "demo/seq128" and "recipes/google_base_128"."""
     files = (path.relative_to(folder) for folder in _FOLDERS for path in folder.rglob("*.json"))
     return sorted(
-        path.with_suffix("").as_posix() for path in files if not path.name.endswith(_MODEL)
+        path.with_suffix("").as_posix()
+        for path in files
+        if not path.name.endswith(_MODEL) and path.parts[0] != _PLANS
     )
 
 
@@ -73,13 +76,15 @@ def scale(
         train_batch_size: sequences of an optimizer step.
 
     Raises:
-        ConfigurationError: no batch or rate to start from.
+        ConfigurationError: no batch or rate to start from, or a ramp.
     """
     old: Any = recipe.get("train_batch_size")
     params = optimizer_params(recipe)
     for name, value in (("train_batch_size", old), ("optimizer.params.lr", params.get("lr"))):
         is_number = isinstance(value, int | float) and value > 0
         require(is_number, f"scale_train_batch_size: {name}", value, "a number above 0 to scale")
+    ramp = section.get("batch_ramp")
+    require(ramp is None, "scale_train_batch_size: batch_ramp", ramp, "none; scale it by hand")
     require(train_batch_size >= 1, "scale_train_batch_size", train_batch_size, "at least 1")
     ratio = train_batch_size / old
     lr = params["lr"] * math.sqrt(ratio)

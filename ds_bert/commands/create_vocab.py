@@ -10,7 +10,7 @@ The same text and options give the same file, byte for byte.
 import argparse
 from pathlib import Path
 
-from ds_bert.commands.parser import add_negation, new_parser
+from ds_bert.commands.parser import Parser, add_negation, new_parser
 from ds_bert.text.inputs import TEXT_COLUMN, find_corpora
 from ds_bert.tokenizer.learn import MIN_FREQUENCY, count_words, learn_vocabulary
 from ds_bert.tokenizer.vocabulary import Vocabulary, read_model_vocabulary
@@ -26,6 +26,11 @@ def positive(text: str) -> int:
 
 def parse(argv: list[str] | None, prog: str | None = None) -> argparse.Namespace:
     """The command line."""
+    return make_parser(prog).parse_args(argv)
+
+
+def make_parser(prog: str | None = None) -> Parser:
+    """The parser of the command line."""
     parser = new_parser(__doc__, prog)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
@@ -67,7 +72,7 @@ def parse(argv: list[str] | None, prog: str | None = None) -> argparse.Namespace
         help="bytes that are not UTF-8: refuse the file or leave them out (default: %(default)s)",
     )
     add("--overwrite", action="store_true", help="replace a vocabulary file with other content")
-    return parser.parse_args(argv)
+    return parser
 
 
 def learn(options: argparse.Namespace) -> Vocabulary:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ds_bert import files
 from ds_bert.commands.parser import Parser, new_parser
+from ds_bert.config import LAST, WEIGHTS
 from ds_bert.dialects.command_line import is_foreign
 from ds_bert.errors import ConfigurationError, require
 
@@ -84,7 +85,7 @@ def write_output(output: str | None, text: str) -> None:
 
 def parse(argv: list[str], prog: str | None = None) -> tuple[dict[str, Any], Any]:
     """Arguments of `evaluate_path`, and the command line of another system where it is one."""
-    parser = _parser(prog)
+    parser = make_parser(prog)
     own = {name.lstrip("-") for name in parser.flags}
     command = None
     if is_foreign(argv, own):
@@ -100,7 +101,8 @@ def parse(argv: list[str], prog: str | None = None) -> tuple[dict[str, Any], Any
     return values, command
 
 
-def _parser(prog: str | None) -> Parser:
+def make_parser(prog: str | None = None) -> Parser:
+    """The parser of the command line."""
     parser = new_parser(__doc__, prog)
     add = parser.add_argument
     add("--checkpoint", help="run folder, checkpoint or Hugging Face BERT; default: the newest run")
@@ -110,6 +112,7 @@ def _parser(prog: str | None) -> Parser:
         "--only_mlm", action="store_true", help="no next-sentence metrics (models without NSP head)"
     )
     add("--eval_batch_size", type=int, default=32, help="sequences per forward pass and rank")
+    add("--weights", choices=WEIGHTS, default=LAST, help="of the last step, or their average")
     add("--max_eval_sequences", type=int, default=0, help="at most this many; 0: all")
     add(
         "--compare", default=SUPPRESS, metavar="CHECKPOINT", help="another model, on the same masks"

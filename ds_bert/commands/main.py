@@ -19,6 +19,7 @@ COMMANDS = {  # module of each
     "inspect": "inspect_data",
     "preflight": "preflight",
     "advise": "advise",
+    "pretrain": "pretrain",
     "train": "train",
     "launch": "launch",
     "evaluate": "evaluate",

@@ -6,6 +6,7 @@ from ds_bert.config import option
 from ds_bert.errors import ConfigurationError, require
 
 _GROUP = "before a run (no part of a recipe)"
+_OF_DRY_RUNS = ("probe_steps", "on", "price_per_hour", "cost_file")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,9 @@ class Questions:
     )
     price_per_hour: float | None = option(
         None, "with dry_run: of one GPU, or machine without", group=_GROUP, metavar="PRICE"
+    )
+    cost_file: str | None = option(
+        None, "with dry_run: write work and speed as JSON, too", group=_GROUP, metavar="FILE"
     )
     overfit: int = option(
         0,
@@ -57,7 +61,7 @@ class Questions:
         Raises:
             ConfigurationError: they are about a dry run, and this is none.
         """
-        asked = {name: getattr(self, name) for name in ("probe_steps", "on", "price_per_hour")}
+        asked = {name: getattr(self, name) for name in _OF_DRY_RUNS}
         given = [f"--{name}" for name, value in asked.items() if value]
         if given and not dry_run:
             raise ConfigurationError(f"{given[0]} without --dry_run; add it")

@@ -40,7 +40,7 @@ class Tree:
             [sys.executable, "-P", "-m", "ds_bert.launching.through_deepspeed", *arguments],
             env={**inherited, launcher.DOOR: str(os.getpid())},
             start_new_session=True,
-            preexec_fn=_before_exec,
+            preexec_fn=before_exec,
         )
 
     def poll(self) -> int | None:
@@ -98,7 +98,8 @@ class Tree:
         return max(self._codes, default=0)
 
 
-def _before_exec() -> None:
+def before_exec() -> None:
+    """In a child that is about to start: it hears of our end, and not of SIGUSR1."""
     _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
     # Schedulers send it to all processes of a job. It would end the launchers in between; ranks
     # have a handler.

@@ -1,11 +1,14 @@
 """The dry run: everything checked, and told what the run will take."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from ds_bert import distributed
+from ds_bert import distributed, files
+from ds_bert.batching.equation import plan_batch
 from ds_bert.costs import gpus as known_gpus
 from ds_bert.costs import memory
 from ds_bert.costs.contradictions import contradictions
@@ -18,7 +21,6 @@ from ds_bert.errors import ConfigurationError
 from ds_bert.guards.stop import StopRequest
 from ds_bert.rehearsal.figures import Sample, rank_of, sample, work_of
 from ds_bert.rehearsal.steps import probe
-from ds_bert.training.deepspeed_config import plan_batch
 from ds_bert.training.describe import describe
 from ds_bert.training.log import duration
 from ds_bert.training.micro_batch import MAX_TOKENS, MEMORY_SHARE, candidates
@@ -52,8 +54,20 @@ def dry_run(questions: Questions, plan: Plan, device: torch.device, stop: StopRe
         speed = assumed_speed(place.gpus, questions.mfu)
     for name, text in _lines(questions, plan, place, speed):
         distributed.log(f"{name:>16}: {text}")
+    if questions.cost_file is not None:
+        cost = {"work": asdict(work_of(plan, sample(plan))), "speed": speed and speed._asdict()}
+        distributed.on_rank_0(lambda: _write(Path(str(questions.cost_file)), files.as_json(cost)))
     distributed.log("dry run: everything checked, nothing trained")
     return 0
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        files.write_text(path, text + "\n")
+    except OSError as error:
+        raise ConfigurationError(
+            f"--cost_file {path}: cannot be written ({error.strerror}); name another file"
+        ) from None
 
 
 def _place(on: str | None, plan: Plan, device: torch.device) -> Place:
@@ -90,7 +104,7 @@ def _batch_problem(plan: Plan, place: Place) -> str | None:
     if place.gpus is None:
         return None
     try:
-        plan_batch(plan.recipe, place.gpus.number)
+        plan_batch(plan.recipe, place.gpus.number, ramp=plan.config.batch_ramp)
     except ConfigurationError as error:
         return str(error)
     return None
@@ -105,7 +119,7 @@ def _rank(plan: Plan, place: Place, average: Sample) -> Rank:
     if not plan.micro_batch_is_open:
         return rank(plan.batch.micro_batch_size)
     ranks = place.gpus.number if place.gpus else plan.batch.world_size
-    share = max(1, plan.batch.train_batch_size // ranks)
+    share = max(1, plan.batch.ramp.unit // ranks)
     sizes = candidates(share, max(1, MAX_TOKENS // plan.config.max_seq_length))
     limit = MEMORY_SHARE * place.available
     fitting = [s for s in sizes if sum(memory.parts(rank(s), place.program).values()) <= limit]

@@ -17,16 +17,22 @@ from ds_bert.run_report.diagnosis import RULES, diagnose
 from ds_bert.run_report.history import PAGE, Phase, near, read_phases, run_name
 from ds_bert.run_report.panels import all_charts
 from ds_bert.run_report.recorded import recorded_beside
+from ds_bert.run_report.results import Table
 from ds_bert.run_report.rules.finding import Finding, values
+from ds_bert.run_report.scores import score_charts
 
 RECORD = "report.json"
 
 
-def write_report(folder: Path) -> list[Finding]:
+def write_report(
+    folder: Path, results: Sequence[Table] = (), into: Path | None = None
+) -> list[Finding]:
     """Write the report of a run, in progress or ended.
 
     Args:
         folder: of the run.
+        results: what was found of its model since.
+        into: another folder for the page; None: that of the run.
 
     Returns:
         what is wrong with its last phase, the worst first.
@@ -48,13 +54,17 @@ def write_report(folder: Path) -> list[Finding]:
         ],
         "baselines": {_key(p): b.as_dict() for p, b in zip(phases, bases, strict=True)},
     }
-    files.write_text(folder / PAGE, _page(phases, bases, findings))
-    files.write_text(folder / RECORD, files.as_json(record, indent=1) + "\n")
+    place = into or folder
+    files.write_text(place / PAGE, _page(phases, bases, findings, results))
+    files.write_text(place / RECORD, files.as_json(record, indent=1) + "\n")
     return findings[-1]
 
 
 def _page(
-    phases: Sequence[Phase], bases: Sequence[Baselines], findings: Sequence[Sequence[Finding]]
+    phases: Sequence[Phase],
+    bases: Sequence[Baselines],
+    findings: Sequence[Sequence[Finding]],
+    results: Sequence[Table],
 ) -> str:
     last = phases[-1]
     told = [
@@ -70,9 +80,13 @@ def _page(
         num_rules=len(RULES),
         has_baselines=bases[-1].unigram is not None,
         is_young=last.step < last.max_steps,
-        charts=all_charts(phases, bases[-1], recorded_beside(phases[0], bases[0])),
+        charts=[
+            *all_charts(phases, bases[-1], recorded_beside(phases[0], bases[0])),
+            *score_charts(phases),
+        ],
         missing="" if is_available() else INSTALL,
         phases=list(_phase_rows(phases, bases)),
+        results=results,
         data=list(_data(bases[-1])),
         settings=list(_settings(last)),
         written=time.strftime("%Y-%m-%d %H:%M"),
