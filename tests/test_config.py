@@ -206,7 +206,7 @@ def test_what_deepspeed_gets():
 
 def test_all_shipped_recipes_are_accepted(root):
     for path in sorted((root / "ds_configs").rglob("*.json")):
-        if path.name.endswith("model.json"):
+        if path.name.endswith("model.json") or path.parent.name == "plans":
             continue
         config, recipe = parse_command_line(["--ds_config", str(path)])
         check_engine_config(recipe)

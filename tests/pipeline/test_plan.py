@@ -12,10 +12,9 @@ from ds_bert.commands import create_vocab, evaluate, export_hf
 from ds_bert.commands.main import main
 from ds_bert.errors import ConfigurationError
 from ds_bert.pipeline import options
-from ds_bert.pipeline.phase import recipe
 from ds_bert.pipeline.plan import Plan, read_plan
 from ds_bert.pipeline.plan_file import find_plan
-from ds_bert.pipeline.stages import command
+from ds_bert.pipeline.stages import command, recipe
 from ds_bert.training.deepspeed_config import ALLOWED_KEYS
 
 ADAM = {"type": "AdamW", "params": {"lr": 0.001}}
