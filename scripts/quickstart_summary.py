@@ -20,7 +20,9 @@ def main() -> None:
     """Print the summary of the folder named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("demo"), help="default demo")
-    folder = parser.parse_args().folder
+    parser.add_argument("--runs", type=Path, default=Path("demo/runs/quick"), help="of both phases")
+    options = parser.parse_args()
+    folder = options.folder
     store = TokenStore.open(folder / "data/train")
     entropy = unigram_entropy(store)
     print(
@@ -43,11 +45,13 @@ def main() -> None:
         ("corpus.txt", "the text, one sentence a line"),
         ("vocab.txt", "its vocabulary"),
         ("data/", "token store: training and validation data"),
-        ("runs/", "checkpoints and report.html of both phases; seq512 shows both"),
         ("model/", "the model for Hugging Face transformers"),
     ):
         print(f"  {folder / name!s:20} {what}")
-    print("\nYour own text: README.md, section 'Your own text'")
+    print(
+        f"\nCurves, and what the model has not learned yet: {options.runs / 'seq512/report.html'}"
+    )
+    print("Your own text: README.md, section 'Your own text'")
 
 
 if __name__ == "__main__":

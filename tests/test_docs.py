@@ -7,12 +7,13 @@ import re
 import pytest
 from conftest import ROOT
 
+from ds_bert.commands.main import COMMANDS
 from ds_bert.config import TrainingConfig
 from ds_bert.preprocessing.options import PreprocessOptions
 
 NAMES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 PAGES = [ROOT / name for name in NAMES]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
+PAGES += sorted(path for path in (ROOT / "docs").iterdir() if path.suffix in (".md", ".ipynb"))
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ABSOLUTE_PATH = re.compile(r"(?:^|[\s`'\"(=])(/[A-Za-z][\w.-]*)")
 TREE_LINE = re.compile(r"( *)(\S+(?:, \S+)*)  +\S")
@@ -46,8 +47,20 @@ def test_every_option_of_preprocessing_is_described_with_its_default(field):
     assert f"| `{field.name}` | {default} | " in text_of(ROOT / "docs/data.md")
 
 
-def test_the_tree_in_the_readme_names_files_that_exist():
-    block = next(b for b in text_of(ROOT / "README.md").split("```\n") if b.startswith("ds_bert/"))
+def test_the_index_names_every_page():
+    named = {name.partition("#")[0] for name in LINK.findall(text_of(ROOT / "docs/README.md"))}
+    pages = {page.name for page in PAGES if page.parent.name == "docs"}
+    assert pages - named == {"README.md"}
+
+
+def test_every_command_has_its_line():
+    rows = text_of(ROOT / "docs/commands.md")
+    assert [name for name in COMMANDS if f"| `ds-bert {name}" not in rows] == []
+
+
+def test_the_tree_names_files_that_exist():
+    page = text_of(ROOT / "docs/architecture.md")
+    block = next(b for b in page.split("```\n") if b.startswith("ds_bert/"))
     folder, found = "", []
     for line in block.splitlines():
         match = TREE_LINE.match(line)
@@ -56,7 +69,8 @@ def test_the_tree_in_the_readme_names_files_that_exist():
         if not indent:
             folder = names[0]
         found += [folder + name if indent else name for name in names]
-    assert len(found) > 30
+    rooms = {f"ds_bert/{path.parent.name}/" for path in (ROOT / "ds_bert").glob("*/__init__.py")}
+    assert rooms <= set(found)
     assert [name for name in found if not (ROOT / name).exists()] == []
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -161,7 +162,8 @@ def fill_masks(
         questions.append(Question(sentence.tokens, asked, range(asked, asked + 1)))
     if not questions:
         return []
-    found = answers(model, vocabulary, questions, device, batch_size, _best, "fill-mask")
+    best = partial(_best, vocabulary.size)
+    found = answers(model, vocabulary, questions, device, batch_size, best, "fill-mask")
     return [
         _sample(question, row, vocabulary) for question, row in zip(questions, found, strict=True)
     ]
@@ -178,10 +180,13 @@ def _words_to_ask(tokens: NDArray[np.int64], vocabulary: Vocabulary) -> NDArray[
     return np.arange(len(tokens))
 
 
-def _best(scores: Scores) -> Tensor:
-    """[n, 1 + 2 x guesses]: the label's probability, the guesses' and their ids (exact in fp64)."""
+def _best(vocab_size: int, scores: Scores) -> Tensor:
+    """[n, 1 + 2 x guesses]: the label's probability, the guesses' and their ids (exact in fp64).
+
+    Models with more entries than the vocabulary has, as a filling, may guess none of those.
+    """
     shares = scores.logits.double().softmax(-1)
-    best = shares.topk(min(NUM_GUESSES, shares.shape[-1]))
+    best = shares[:, :vocab_size].topk(min(NUM_GUESSES, vocab_size))
     own = shares.gather(1, scores.labels[:, None])
     return torch.cat([own, best.values, best.indices.double()], dim=1)
 

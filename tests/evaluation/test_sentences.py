@@ -1,6 +1,7 @@
 """Pseudo-perplexity and guesses, against stock transformers sentence by sentence."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from transformers import BertForMaskedLM
 
 from ds_bert.dataset.store import TokenStore
 from ds_bert.evaluation.pseudo_perplexity import score_sentences
-from ds_bert.evaluation.samples import fill_masks, sentences
+from ds_bert.evaluation.samples import _best, fill_masks, sentences
 
 CPU = torch.device("cpu")
 
@@ -105,6 +106,11 @@ def test_guesses_are_the_likeliest(table, models):
         assert found == pytest.approx(shares[best].tolist(), rel=1e-4)
         own = shares[vocabulary.ids[sample["truth"]]].item()
         assert sample["truth_probability"] == pytest.approx(own, rel=1e-4)
+
+
+def test_what_fills_a_model_up_is_no_guess():
+    scores = SimpleNamespace(logits=torch.tensor([[0.0, 3, 2, 9, 9]]), labels=torch.tensor([2]))
+    assert _best(3, scores)[0, -3:].tolist() == [1, 2, 0]
 
 
 def _text(words, place):
