@@ -5,19 +5,15 @@ and a section "ds_bert" with the fields of `TrainingConfig`. Neither torch nor D
 imported here, so `--help` and configuration errors come at once.
 """
 
-import math
-import re
-import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ds_bert.errors import ConfigurationError, require
+from ds_bert.limits.training import check
 
 SECTION = "ds_bert"
-MAX_MICRO_BATCH = 2**15  # sequences: the tokens of a batch are counted in 32 bits
-_DURATION = re.compile(r"|[0-9]+(\.[0-9]+)?|[0-9]+:[0-5]?[0-9]:[0-5]?[0-9]")
 MICRO_BATCH = "train_micro_batch_size_per_gpu"  # DeepSpeed's key; the only one with a flag
+WEIGHTS = LAST, EMA = "last", "ema"  # of a checkpoint: those of its step, or their moving average
 
 
 def option(default: Any, text: str, aliases: Iterable[str] = (), **flag: Any) -> Any:
@@ -73,6 +69,9 @@ class TrainingConfig:
     decay_steps: int | None = option(None, "wsd: optimizer steps of the decay at the end")
     decay_proportion: float | None = option(None, "wsd: the decay as a share of max_steps, 0 to 1")
     decay_type: Literal["1-sqrt", "linear", "cosine"] = option("1-sqrt", "wsd: form of the decay")
+    ema_decay: float = option(
+        0.0, "decay of a moving average of the weights, kept beside them; 0: none"
+    )
     masking: Literal["dynamic", "static"] = option(
         "dynamic", "new masks every epoch, or the same masks in every epoch"
     )
@@ -151,6 +150,11 @@ class TrainingConfig:
     carry_moments: bool = option(
         False, "with init_from: take the optimizer's moments of that checkpoint as well"
     )
+    batch_ramp: str | None = option(
+        None,
+        "START,INCREMENT,SAMPLES: the batch begins with START sequences and grows by INCREMENT to "
+        "train_batch_size within so many; default: train_batch_size from the first step on",
+    )
     packed: bool = option(
         False, "deal sequences out so that micro-batches have nearly the same number of tokens"
     )
@@ -167,84 +171,7 @@ class TrainingConfig:
     dry_run: bool = option(False, "check everything and print the plan without training")
 
     def __post_init__(self):
-        # Not the fields' own types: HfArgumentParser rewrites those of optional fields.
-        for name, annotation in typing.get_type_hints(type(self)).items():
-            check_type(name, getattr(self, name), annotation)
-        positive = ("max_seq_length", "max_steps", "log_interval", "eval_batch_size")
-        for name in (*positive, "max_consecutive_skips"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        require(self.max_steps <= 10**9, "max_steps", self.max_steps, "at most 1,000,000,000")
-        size = self.eval_batch_size
-        require(size <= MAX_MICRO_BATCH, "eval_batch_size", size, f"at most {MAX_MICRO_BATCH:,}")
-        require(self.seed < 2**63, "seed", self.seed, "below 2**63")
-        or_none = ("eval_interval", "save_interval", "check_interval", "report_seconds")
-        for name in (*or_none, "save_minutes", "max_eval_sequences", "max_loss_spike", "seed"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        is_clear = self.watchdog_seconds == 0 or self.watchdog_seconds >= 10
-        require(is_clear, "watchdog_seconds", self.watchdog_seconds, "0 or at least 10")
-        require(self.keep_checkpoints >= 2, "keep_checkpoints", self.keep_checkpoints, ">= 2")
-        every, interval = self.keep_every, self.save_interval
-        is_saved = every == 0 or (every > 0 and interval > 0 and every % interval == 0)
-        require(is_saved, "keep_every", every, f"0 or a multiple of save_interval ({interval})")
-        self._check_warmup()
-        self._check_decay()
-        is_time = bool(_DURATION.fullmatch(self.max_time))
-        require(is_time, "max_time", self.max_time, "minutes or hh:mm:ss")
-        if self.rollback and self.resume != "auto":
-            raise ConfigurationError(
-                f"rollback chooses the checkpoint, resume is {self.resume}; leave one of them out"
-            )
-        if self.carry_moments and not self.init_from:
-            raise ConfigurationError(
-                "carry_moments is set without init_from; name the checkpoint whose moments to take"
-            )
-
-    def _check_warmup(self) -> None:
-        self._check_share("warmup")
-        is_long = self.num_warmup_steps <= self.max_steps
-        expected = f"between 0 and max_steps ({self.max_steps})"
-        require(is_long, "warmup_steps", self.num_warmup_steps, expected)
-
-    def _check_share(self, part: str) -> None:
-        """Steps, or their share of all steps, or neither."""
-        steps, share = getattr(self, f"{part}_steps"), getattr(self, f"{part}_proportion")
-        if steps is not None and share is not None:
-            raise ConfigurationError(
-                f"{part}_steps ({steps}) and {part}_proportion ({share}) are both given; give one"
-            )
-        require(steps is None or steps >= 0, f"{part}_steps", steps, "0 or more")
-        is_share = share is None or 0 <= share <= 1
-        require(is_share, f"{part}_proportion", share, "between 0 and 1")
-
-    def _check_decay(self) -> None:
-        for name in ("warmup_min_ratio", "min_lr_ratio"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, name, value, "between 0 and 1")
-        for name in ("warmup_power", "lr_power", "decay_rate", "decay_step"):
-            value = getattr(self, name)
-            require(value is None or value > 0, name, value, "above 0")
-        kind = self.lr_scheduler_type
-        for name in ("decay_rate", "decay_step"):
-            value, is_exponential = getattr(self, name), kind == "exponential"
-            expected = f"{'a number' if is_exponential else 'nothing'} for {kind}"
-            require((value is not None) == is_exponential, name, value, expected)
-        self._check_share("decay")
-        for name in ("decay_steps", "decay_proportion", "decay_from"):
-            value = getattr(self, name)
-            require(value is None or kind == "wsd", name, value, f"nothing for {kind}")
-        if kind == "wsd" and self.decay_steps is None and self.decay_proportion is None:
-            raise ConfigurationError(
-                "wsd: neither decay_steps nor decay_proportion; give one (decay_steps 0: never, "
-                "for a run that branches decay from)"
-            )
-        if self.decay_from is not None:
-            require(bool(self.decay_steps), "decay_steps", self.decay_steps, "above 0 (decay_from)")
-            require(self.resume == "auto", "resume", self.resume, "auto (decay_from)")
-        elif self.num_warmup_steps + self.num_decay_steps > self.max_steps:
-            raise ConfigurationError(
-                f"warm-up ({self.num_warmup_steps}) and decay ({self.num_decay_steps}) are longer "
-                f"than max_steps ({self.max_steps}); make one of them shorter"
-            )
+        check(self)
 
     @property
     def max_seconds(self) -> float | None:
@@ -277,22 +204,3 @@ class TrainingConfig:
         if self.decay_steps is not None:
             return self.decay_steps
         return round((self.decay_proportion or 0.0) * self.max_steps)
-
-
-def check_type(name: str, value: Any, annotation: Any) -> None:
-    """Refuse the value of a setting that is not of its type, or not one of its literals.
-
-    Raises:
-        ConfigurationError: what was found and expected.
-    """
-    if typing.get_origin(annotation) is Literal:
-        choices = typing.get_args(annotation)
-        require(value in choices, name, value, f"one of {', '.join(choices)}")
-        return
-    kinds = typing.get_args(annotation) or (annotation,)
-    number = isinstance(value, int) and not isinstance(value, bool) and float in kinds
-    wrong_bool = isinstance(value, bool) and bool not in kinds
-    wanted = " or ".join("nothing" if k is type(None) else k.__name__ for k in kinds)
-    require(not wrong_bool and (isinstance(value, kinds) or number), name, value, wanted)
-    if isinstance(value, float):
-        require(math.isfinite(value), name, value, "a finite number")

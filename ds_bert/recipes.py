@@ -76,13 +76,15 @@ def scale(
         train_batch_size: sequences of an optimizer step.
 
     Raises:
-        ConfigurationError: no batch or rate to start from.
+        ConfigurationError: no batch or rate to start from, or a ramp.
     """
     old: Any = recipe.get("train_batch_size")
     params = optimizer_params(recipe)
     for name, value in (("train_batch_size", old), ("optimizer.params.lr", params.get("lr"))):
         is_number = isinstance(value, int | float) and value > 0
         require(is_number, f"scale_train_batch_size: {name}", value, "a number above 0 to scale")
+    ramp = section.get("batch_ramp")
+    require(ramp is None, "scale_train_batch_size: batch_ramp", ramp, "none; scale it by hand")
     require(train_batch_size >= 1, "scale_train_batch_size", train_batch_size, "at least 1")
     ratio = train_batch_size / old
     lr = params["lr"] * math.sqrt(ratio)

@@ -64,7 +64,16 @@ class _OneDnnProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
-        # In 16 bits torch's own product is the faster one here; oneDNN takes no sums over nothing.
-        is_slow = x.dtype != torch.float32 or not len(x)
-        for_weight = grad.t() @ x if is_slow else _product(grad.t(), x.t())
-        return _product(grad, weight.t()), for_weight, grad.sum(0)
+        return _product(grad, weight.t()), _for_weight(grad, x), grad.sum(0)
+
+
+def _for_weight(grad: Tensor, x: Tensor) -> Tensor:
+    """grad^T x: [N, K] of [T, N] and [T, K]."""
+    # In 16 bits torch's own product is the faster one here; oneDNN takes no sums over nothing.
+    if x.dtype != torch.float32 or not len(x):
+        return grad.t() @ x
+    # The operator copies a first factor that is transposed. The other way round that is x, and the
+    # result has to be turned.
+    if x.numel() + grad.shape[1] * x.shape[1] < grad.numel():
+        return _product(x.t(), grad.t()).t().contiguous()
+    return _product(grad.t(), x.t())

@@ -16,11 +16,13 @@ KINDS = {
     "reduce_scatter_": ("reduce-scatter", 1),
     "reduce_": ("reduce", 0),
     "broadcast_": ("broadcast", 0),
+    "alltoall_base_": ("all-to-all", 1),
     "barrier": ("barrier", 0),
 }
 # What a rank sends in a ring, as a multiple of (ranks - 1) / ranks of the vector; a broadcast and
 # a reduce pass it on whole, which all ranks but one do.
-PASSES = {"all-reduce": 2, "reduce-scatter": 1, "all-gather": 1, "reduce": 1, "broadcast": 1}
+PASSES = {"all-reduce": 2, "reduce": 1, "broadcast": 1}
+PASSES |= {"reduce-scatter": 1, "all-gather": 1, "all-to-all": 1}
 
 
 # Calls, and bytes of their whole vectors together, by kind and dtype.

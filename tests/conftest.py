@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -110,3 +111,9 @@ def mlm_table(golden, vocab_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mlm") / "data"
     text = golden / "inputs" / "en_a.txt"
     return make_store(folder, text, vocab_file, objective="mlm", max_seq_length=(64,)).instances(64)
+
+
+def pytest_collection_finish():
+    """Everything is imported: what is there now stays, and need not be searched for garbage."""
+    gc.collect()
+    gc.freeze()

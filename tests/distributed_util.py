@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 # Imported once by the fork server instead of once per rank.
-_PRELOAD = ["torch", "deepspeed", "transformers.models.bert.modeling_bert"]
+_PRELOAD = ["deepspeed", "transformers.models.bert.modeling_bert", "ds_bert.training.run"]
 
 
 def join_group(rank: int = 0, world_size: int = 1, port: int = 0) -> None:

@@ -12,14 +12,14 @@ from conftest import ROOT
 HOUSE = ROOT / "ds_bert"
 # From the ground up. A room may import from itself and from those named before it.
 ROOMS = (
-    # Single files, for all.
-    *("errors", "files", "progress", "strict_json", "config", "recipes", "compiled", "retries"),
-    *("launcher", "distributed", "trackers"),
+    # Single files, for all, and what the recipe may say.
+    *("errors", "files", "progress", "strict_json", "limits", "config", "recipes", "compiled"),
+    *("retries", "launcher", "distributed", "trackers"),
     *("rng", "text", "tokenizer", "dataset", "staging"),
     *("instances", "reports", "run_report", "preprocessing", "bridges"),
-    *("deepspeed_files", "dialects", "preflight"),
-    *("model", "optim", "checkpoint", "weights", "evaluation", "exporting", "scoring"),
-    *("guards", "divergence", "costs", "advice", "training", "rehearsal"),
+    *("batching", "deepspeed_files", "dialects", "preflight"),
+    *("model", "optim", "checkpoint", "weights", "evaluation", "exporting"),
+    *("guards", "scoring", "divergence", "costs", "advice", "training", "rehearsal"),
     *("launching", "pipeline", "commands"),
     *("train", "evaluate"),  # doors
 )

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
+from ds_bert.batching.equation import plan_batch
 from ds_bert.commands.train import parse_command_line
 from ds_bert.config import TrainingConfig
 from ds_bert.errors import ConfigurationError
 from ds_bert.strict_json import load_json
 from ds_bert.training.deepspeed_config import (
     check_engine_config,
-    plan_batch,
     precision,
     resolve_engine_config,
     zero_stage,
@@ -206,7 +206,7 @@ def test_what_deepspeed_gets():
 
 def test_all_shipped_recipes_are_accepted(root):
     for path in sorted((root / "ds_configs").rglob("*.json")):
-        if path.name.endswith("model.json"):
+        if path.name.endswith("model.json") or path.parent.name == "plans":
             continue
         config, recipe = parse_command_line(["--ds_config", str(path)])
         check_engine_config(recipe)

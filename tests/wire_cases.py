@@ -17,10 +17,12 @@ from ds_bert.training.trainer import Trainer
 BF16, FP16 = {"bf16": {"enabled": True}}, {"fp16": {"enabled": True, "initial_scale_power": 4}}
 BF16_SUMS = {**BF16, "data_types": {"grad_accum_dtype": "bf16"}}
 ADAMW = {"optimizer": {"type": "AdamW", "params": {"lr": 1e-3}}}
+OVERLAP = {"zero_optimization": {"stage": 1, "overlap_comm": True, "reduce_bucket_size": 20_000}}
 SEVERAL = {"train_micro_batch_size_per_gpu": 1}  # micro-batches a step; else there is one
 CASES = {
     "bf16": BF16,
     "bf16, several micro-batches": {**BF16, **SEVERAL},
+    "bf16, overlap_comm": {**BF16, **OVERLAP},
     "bf16, AdamW": {**BF16, **ADAMW},
     "bf16 on the wire": {**BF16, "communication_data_type": "bf16"},
     "bf16 sums": BF16_SUMS,

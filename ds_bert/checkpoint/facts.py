@@ -17,6 +17,7 @@ from ds_bert.model import pretrained
 # The state is cut anew where these differ (`ds_bert.checkpoint.resharding`), so they may.
 LAYOUT = ("zero_stage", "world_size")
 DECAY_START = "decay_start"  # the step at which a branch that decays has left another run
+EMA_DECAY = "ema_decay"  # of the weights' moving average; in checkpoints that hold one
 # What moments depend on: these count where only moments are taken, too.
 MOMENTS = ("objective", "optimizer", "precision")
 OWN_MASKS = "as the data set says"  # the fact "masks" of a run that changes nothing about them
@@ -25,6 +26,7 @@ BEFORE: dict[str, Any] = {
     "objective": MLM_NSP,
     "masks": OWN_MASKS,
     "corpus_weights": BY_SIZE,
+    "batch_ramp": None,
 }
 
 
@@ -35,7 +37,7 @@ def check_resume(facts: dict[str, Any], checkpoint: Checkpoint) -> None:
         CheckpointError: names every fact that differs.
     """
     cure = "choose another output_dir, and --init_from to start from its weights"
-    may_differ = {*LAYOUT, DECAY_START}
+    may_differ = {*LAYOUT, DECAY_START, EMA_DECAY}
     _compare(facts, checkpoint, [name for name in facts if name not in may_differ], cure)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ds_bert import files
 from ds_bert.commands.parser import Parser, new_parser
+from ds_bert.config import LAST, WEIGHTS
 from ds_bert.dialects.command_line import is_foreign
 from ds_bert.errors import ConfigurationError, require
 
@@ -111,6 +112,7 @@ def make_parser(prog: str | None = None) -> Parser:
         "--only_mlm", action="store_true", help="no next-sentence metrics (models without NSP head)"
     )
     add("--eval_batch_size", type=int, default=32, help="sequences per forward pass and rank")
+    add("--weights", choices=WEIGHTS, default=LAST, help="of the last step, or their average")
     add("--max_eval_sequences", type=int, default=0, help="at most this many; 0: all")
     add(
         "--compare", default=SUPPRESS, metavar="CHECKPOINT", help="another model, on the same masks"

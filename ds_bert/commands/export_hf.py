@@ -8,6 +8,7 @@ python scripts/export_hf.py --checkpoint runs/seq512 --output_dir models/my-bert
 """
 
 from ds_bert.commands.parser import Parser, new_parser
+from ds_bert.config import LAST, WEIGHTS
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> None:
@@ -28,6 +29,7 @@ def make_parser(prog: str | None = None) -> Parser:
     add("--overwrite", action="store_true", help="replace a model folder that is there")
     add("--data", help="data set to check with; default: the run's validation data")
     add("--text", help="text file to compare tokenizers on; default: the sentences of the data")
+    add("--weights", choices=WEIGHTS, default=LAST, help="of the last step, or their average")
     add("--sentence_transformers", action="store_true", help="add its files: mean of hidden states")
     add("--onnx", action="store_true", help='add onnx/model.onnx (pip install "ds_bert[onnx]")')
     add("--language", nargs="+", metavar="CODE", help="for the model card: en, de, ...")

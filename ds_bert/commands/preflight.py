@@ -84,9 +84,9 @@ def _where(options: argparse.Namespace) -> dict[str, Any]:
 
 def _about(recipe_name: str | None, flags: list[str], world_size: int) -> tuple[Any, ...]:
     """What a recipe and the flags of training name; and whether its batch fits the ranks."""
+    from ds_bert.batching.equation import plan_batch
     from ds_bert.commands.train import parse_command_line
     from ds_bert.preflight.line import BAD, OK, Line
-    from ds_bert.training.deepspeed_config import plan_batch
 
     if recipe_name is None:
         require(not flags, "flags of training", " ".join(flags), "--ds_config with them")
@@ -101,7 +101,7 @@ def _about(recipe_name: str | None, flags: list[str], world_size: int) -> tuple[
         "local_data": config.local_data,
     }
     try:
-        batch = plan_batch(recipe, world_size, config.elastic_batch)
+        batch = plan_batch(recipe, world_size, config.elastic_batch, config.batch_ramp)
         return about, Line(OK, "batch", str(batch))
     except ConfigurationError as error:
         return about, Line(BAD, "batch", str(error))

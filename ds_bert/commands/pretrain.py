@@ -22,8 +22,8 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     options = _parse(argv, prog)
     from ds_bert.pipeline.dry_run import dry_run
     from ds_bert.pipeline.job import pretrain
-    from ds_bert.pipeline.phase import check_launch
     from ds_bert.pipeline.plan_file import find_plan
+    from ds_bert.pipeline.process import check_launch
 
     flags = {name: getattr(options, name) for name in ("input_file", "hours", "output_dir")}
     plan = find_plan(options.plan, OUTPUT_DIR, options.language, flags)

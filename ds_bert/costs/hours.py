@@ -23,6 +23,7 @@ class Work:
         save_interval: the same of checkpoints.
         save_seconds: that a checkpoint keeps training waiting.
         max_seconds: time limit of the process; None: none.
+        fewer: sequences that steps of a ramp lack together.
     """
 
     max_steps: int
@@ -37,11 +38,12 @@ class Work:
     save_interval: int
     save_seconds: float
     max_seconds: float | None = None
+    fewer: int = 0
 
     @property
     def samples(self) -> int:
         """Sequences of the whole run."""
-        return self.max_steps * self.train_batch_size
+        return self.max_steps * self.train_batch_size - self.fewer
 
     @property
     def epochs(self) -> float:

@@ -40,6 +40,7 @@ class Rank:
         max_seq_length: tokens of a sequence.
         masked_share: of the tokens.
         is_gpu: or a CPU.
+        average_bytes: of a moving average of the weights, per parameter; 0: none.
         copy_bytes: of the copy that is written beside training; 0: none.
     """
 
@@ -56,6 +57,7 @@ class Rank:
     max_seq_length: int
     masked_share: float
     is_gpu: bool
+    average_bytes: int = 0
     copy_bytes: int = 0
 
     @property
@@ -80,12 +82,14 @@ def parts(rank: Rank, process: float | None = None) -> dict[str, float]:
     kept, head = activations(rank), max(_logits(rank), _validation_logits(rank))
     # A CPU keeps what is freed (distributed.py), and batches of other sizes do not fit into it:
     # as much again. Measured: docs/costs.md.
+    average = {"average": rank.average_bytes * rank.share} if rank.average_bytes else {}
     fragments = {} if rank.is_gpu else {"fragments": kept + head}
     libraries = 0.0 if rank.is_gpu else _LIBRARIES_BYTES
     return {
         "weights": rank.width * rank.num_parameters,
         "masters": 4 * rank.share if rank.stage else 0.0,
         "moments": rank.state_bytes * rank.share,
+        **average,
         "gradients": _gradients(rank),
         "activations": kept,
         "head": head,

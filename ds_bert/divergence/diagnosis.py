@@ -39,7 +39,7 @@ def bad_steps(found: Divergence, figures: list[dict[str, Any]], size: int) -> di
     Args:
         found: which of the last steps are bad.
         figures: of the last steps, see `StepFigures`.
-        size: samples of a step.
+        size: samples of the last one.
     """
     number = min(found.num_steps or 1, len(figures))
     if found.num_steps is None:

@@ -7,7 +7,7 @@ from typing import Any
 from ds_bert import distributed, files
 from ds_bert.checkpoint.folder import run_of
 from ds_bert.checkpoint.verify import find_model
-from ds_bert.config import MAX_MICRO_BATCH
+from ds_bert.config import EMA, LAST
 from ds_bert.dataset.options import MLM, MLM_NSP, MLM_SOP
 from ds_bert.dataset.store import InstanceTable, TokenStore
 from ds_bert.errors import CheckpointError, ConfigurationError, require
@@ -15,8 +15,10 @@ from ds_bert.evaluation import report
 from ds_bert.evaluation.items import evaluate_items
 from ds_bert.evaluation.pseudo_perplexity import score_sentences
 from ds_bert.evaluation.samples import fill_masks
+from ds_bert.limits.training import MAX_MICRO_BATCH
 from ds_bert.model import pretrained
 from ds_bert.model.bert import OBJECTIVES, UnpaddedBert
+from ds_bert.weights.zero_shards import read_average
 
 RUNS = Path("runs")
 _OF_SENTENCES: dict[str, Callable[..., Any]] = {
@@ -33,6 +35,7 @@ def evaluate_path(
     only_mlm: bool = False,
     batch_size: int = 32,
     max_sequences: int = 0,
+    weights: str = LAST,
     compare: str | None = None,
     pseudo_perplexity: int = 0,
     fill_mask: int = 0,
@@ -46,6 +49,7 @@ def evaluate_path(
         only_mlm: masked-LM metrics alone, also where the data would allow more.
         batch_size: sequences per forward pass and rank.
         max_sequences: evaluate on at most this many; 0: all.
+        weights: "last", those of the last step, or "ema", their moving average (not of `compare`).
         compare: another run, checkpoint or Hugging Face BERT, evaluated on the same masks.
         pseudo_perplexity: compute it of so many sentences of the data set's text.
         fill_mask: show the guesses for a word in so many sentences.
@@ -69,7 +73,11 @@ def evaluate_path(
     objective = MLM if only_mlm else _objective(settings.get("objective"), table, path)
     # Both are loaded first: what is wrong with one shows before the work on the other.
     names = [path] if compare is None else [path, compare]
-    models = [_load(find_model(name)[0], table, OBJECTIVES[objective]) for name in names]
+    places = [find_model(name) for name in names]
+    models = [_load(folder, table, OBJECTIVES[objective]) for folder, _ in places]
+    if weights == EMA:
+        averages = read_average(path, places[0][1])
+        models[0].load_state_dict(averages, strict=False)  # perhaps without a head
     found = []
     while models:
         model = models.pop(0).to(device)
@@ -81,7 +89,8 @@ def evaluate_path(
             if number
         }
         found.append((items, more))
-    about = {"checkpoint": path, "data": str(store.folder), "max_seq_length": length}
+    which = {"weights": weights} if weights != LAST else {}
+    about = {"checkpoint": path, **which, "data": str(store.folder), "max_seq_length": length}
     return distributed.on_rank_0(lambda: about | report.as_record(found, names))
 
 

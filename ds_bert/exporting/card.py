@@ -120,6 +120,7 @@ def _training(source: ExportSource) -> Rows:
         "steps": f"{source.step} of {settings.get('max_steps')}",
         "batch": f"{record.get('batch', {}).get('train_batch_size')} sequences of up to "
         f"{settings.get('max_seq_length')} tokens",
+        "weights": _averaged(source),
         "optimizer": f"{optimizer.get('type')} {_listed(optimizer.get('params', {}))}",
         "schedule": settings.get("lr_scheduler_type"),
         "warm-up": f"{settings.get('warmup_steps')} steps",
@@ -130,6 +131,11 @@ def _training(source: ExportSource) -> Rows:
         "commit of ds_bert": record.get("commit"),
     }
     return _without_folders({name: value for name, value in rows.items() if value})
+
+
+def _averaged(source: ExportSource) -> str | None:
+    decay = source.ema_decay
+    return None if decay is None else f"moving average over the steps, decay {decay:g}"
 
 
 def _recipe(source: ExportSource) -> str:

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from ds_bert.config import EMA, LAST
 from ds_bert.errors import require
 from ds_bert.exporting import hub
 from ds_bert.exporting.card import write_card
@@ -12,7 +13,13 @@ from ds_bert.exporting.embeddings import write_sentence_transformers
 from ds_bert.exporting.figures import read_metrics
 from ds_bert.exporting.onnx_file import require_onnx
 from ds_bert.exporting.same_files import write_special_tokens
-from ds_bert.exporting.source import FILES, ExportSource, find_source, require_free
+from ds_bert.exporting.source import (
+    FILES,
+    ExportSource,
+    find_source,
+    require_free,
+    with_average,
+)
 from ds_bert.files import OutputFolder, require_space
 
 
@@ -25,6 +32,7 @@ class ExportOptions:
         output_dir: appears whole or not at all.
         overwrite: replace a model folder that is there.
         data: a data set to check with; None: those that the run names.
+        weights: "last", those of the last step, or "ema", their moving average.
         text: a text to compare tokenizers on; None: the sentences of the data.
         sentence_transformers: add its files.
         onnx: add the model as ONNX.
@@ -39,6 +47,7 @@ class ExportOptions:
     output_dir: str
     overwrite: bool = False
     data: str | None = None
+    weights: str = LAST
     text: str | None = None
     sentence_transformers: bool = False
     onnx: bool = False
@@ -70,6 +79,10 @@ def export(options: ExportOptions) -> Report:
     with OutputFolder(final) as output:
         require_free(final, options.overwrite)
         source = find_source(options.checkpoint, options.data)
+        exported = str(source.folder)
+        if options.weights == EMA:
+            source = with_average(source, output.hidden / "average")
+            exported += ", moving average of the weights"
         _copy(source, output.folder)
         write_special_tokens(output.folder)
         if options.sentence_transformers:
@@ -86,8 +99,7 @@ def export(options: ExportOptions) -> Report:
             metrics=metrics,
         )
         output.publish()
-    exported = ("exported", str(source.folder))
-    lines = [exported, *report(checked, source), ("written", str(final))]
+    lines = [("exported", exported), *report(checked, source), ("written", str(final))]
     if repo is not None:
         revisions = hub.push(final, repo, source.step, options.public)
         lines.append(("pushed", f"{repo}, {' and '.join(revisions)}"))

@@ -1,20 +1,26 @@
 """What is exported: the folder of a model, and what is known of the run that it comes from."""
 
-from dataclasses import dataclass, field
+import shutil
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
 from transformers import BertConfig
 
 from ds_bert import files
-from ds_bert.checkpoint.folder import run_of
+from ds_bert.checkpoint.facts import EMA_DECAY
+from ds_bert.checkpoint.folder import Checkpoint, run_of
+from ds_bert.checkpoint.manifest import read_manifest
 from ds_bert.checkpoint.verify import find_model
 from ds_bert.dataset.store import TokenStore
 from ds_bert.errors import CheckpointError, ConfigurationError, DataError
+from ds_bert.files import require_space
 from ds_bert.model.bert import OBJECTIVES, UnpaddedBert
 from ds_bert.model.pretrained import check_vocabulary, read_config_file
 from ds_bert.tokenizer.vocabulary import Vocabulary
-from ds_bert.weights.hugging_face import read_tokenizer
+from ds_bert.weights.hugging_face import read_tokenizer, read_weights
+from ds_bert.weights.zero_shards import read_average
 
 WEIGHTS = "model.safetensors"
 FILES = ("config.json", WEIGHTS, "vocab.txt", "tokenizer_config.json")
@@ -34,6 +40,7 @@ class ExportSource:
         record: content of the run's config.json; empty outside a run.
         rows: of the run's log, up to the step.
         stores: by "validation" and "train" the run's data sets, those that are in reach.
+        ema_decay: of the moving average that its weights are; None: they are those of the step.
     """
 
     path: str
@@ -45,6 +52,7 @@ class ExportSource:
     record: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     stores: dict[str, TokenStore] = field(default_factory=dict)
+    ema_decay: float | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -133,6 +141,26 @@ def find_source(path: str, data: str | None = None) -> ExportSource:
         [] if run is None or step is None else _read_rows(run, step),
         stores,
     )
+
+
+def with_average(source: ExportSource, folder: Path) -> ExportSource:
+    """The model with the moving average of its weights in their place, written into a new folder.
+
+    Raises:
+        CheckpointError: it is no checkpoint's, or that has no average.
+        ConfigurationError: the disk is full.
+    """
+    found = source.folder.parent
+    facts = None if source.step is None else read_manifest(found)
+    checkpoint = None if facts is None else Checkpoint(found, facts)
+    averages = read_average(source.path, checkpoint)
+    names = read_weights(source.folder).keys()  # tied ones once
+    require_space(folder, 4 * sum(tensor.numel() for tensor in averages.values()), "the model")
+    shutil.copytree(source.folder, folder, ignore=shutil.ignore_patterns(WEIGHTS))
+    weights = {name: averages[name].clone() for name in names}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    assert facts is not None  # or there was no average
+    return replace(source, folder=folder, ema_decay=facts[EMA_DECAY])
 
 
 def _read_record(run: Path | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ds_bert import recipes
+from ds_bert.batching.ramp import BatchRamp
 from ds_bert.config import SECTION, TrainingConfig
 from ds_bert.errors import ConfigurationError, require
 from ds_bert.strict_json import load_json
@@ -33,20 +34,25 @@ def run_folder(arguments: list[str]) -> Path | None:
 
 
 def train_batch_size(arguments: list[str]) -> int:
-    """Sequences of an optimizer step, by the recipe that DeepSpeed's arguments name.
+    """What ranks have to divide, by the recipe that DeepSpeed's arguments name.
+
+    Sequences of an optimizer step; with a ramp what divides the sizes of all steps.
 
     Raises:
         ConfigurationError: no recipe says so: it would follow from the number of ranks.
     """
     flags = _training_flags(arguments)
-    batch = getattr(flags, "scale_train_batch_size", None)
+    batch, ramp = getattr(flags, "scale_train_batch_size", None), None
     if batch is None and flags is not None and flags.ds_config is not None:
-        batch = load_json(recipes.find(flags.ds_config)).get("train_batch_size")
+        recipe = load_json(recipes.find(flags.ds_config))
+        batch, section = recipe.get("train_batch_size"), recipe.get(SECTION)
+        in_file = section.get("batch_ramp") if isinstance(section, dict) else None
+        ramp = flags.batch_ramp or in_file
     is_size = isinstance(batch, int) and not isinstance(batch, bool) and batch > 0
     expected = "the size that stays, in a recipe (--ds_config; --save_recipe FILE makes one)"
     require(is_size, "elastic: train_batch_size", batch, expected)
     assert isinstance(batch, int)
-    return batch
+    return BatchRamp.of(ramp, batch).unit
 
 
 def training_begins(arguments: list[str]) -> int | None:
@@ -88,7 +94,7 @@ def _training_flags(arguments: list[str]) -> argparse.Namespace | None:
     if begin is None:
         return None
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("--ds_config", "--output_dir"):
+    for name in ("--ds_config", "--output_dir", "--batch_ramp"):
         parser.add_argument(name)
     parser.add_argument("--scale_train_batch_size", type=int)
     parser.add_argument("--resume", default="auto")

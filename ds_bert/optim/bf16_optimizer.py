@@ -9,7 +9,7 @@ optimizer by torch's protocol for loss scaling: `grad_scale`, which gradients ar
 With `scatter` sums over ranks go to the rank that needs them alone (ds_bert/optim/scatter.py).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -17,10 +17,13 @@ from unittest import mock
 import torch
 from deepspeed import comm as dist
 from deepspeed.runtime import bf16_optimizer as deepspeed_bf16_optimizer
+from deepspeed.runtime import compiler as deepspeed_compiler
 from deepspeed.runtime import engine as deepspeed_engine
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from torch import Tensor
 from torch.optim import Optimizer
+
+from ds_bert.optim.overlap import EarlyReduceScatter
 
 _ROW = 1 << 16  # elements; sums of longer rows lose digits on a CPU
 
@@ -35,15 +38,39 @@ class WaitlessBF16Optimizer(BF16_Optimizer):
     skipped: Tensor | None = None
     _wire_dtype: torch.dtype | None = None  # None: DeepSpeed's all-reduce, all sums on all ranks
 
+    _early: list[EarlyReduceScatter] | None = None  # None: after the backward pass
+
     def scatter(self, dtype: torch.dtype) -> None:
         """Add gradients over ranks by one reduce-scatter of each parameter group, in `dtype`."""
         self._wire_dtype = dtype
         self.reduce_gradients = self._reduce_scatter  # the engine looks for that name
 
+    def scatter_early(self, is_last: Callable[[], bool], bucket_size: int) -> None:
+        """Do so bucket by bucket, in the backward passes that are a step's last."""
+        assert self._wire_dtype is not None
+        self._is_last = is_last
+        self._early = [
+            EarlyReduceScatter(
+                flat, [part.numel() for part in parts], bucket_size, self._wire_dtype, group
+            )
+            for flat, parts, group in zip(
+                self.fp32_groups_gradients_flat,
+                self.fp32_groups_gradients,
+                self.real_dp_process_group,
+                strict=True,
+            )
+        ]
+
     @torch.no_grad()
     def _reduce_scatter(self, **_: Any) -> None:
         """Leave means over ranks in this rank's partitions, and what nobody needs elsewhere."""
         self._zero_sums_of_nothing()
+        if self._early is not None:
+            for early, part in zip(
+                self._early, self.fp32_groups_gradient_flat_partition, strict=True
+            ):
+                early.finish(part)
+            return
         groups = zip(
             self.fp32_groups_gradients_flat,
             self.fp32_groups_gradient_flat_partition,
@@ -107,6 +134,8 @@ class WaitlessBF16Optimizer(BF16_Optimizer):
         has_one[group_idx][param_idx] = True
         if clear_lp_grads:
             lp.grad.zero_()
+        if self._early is not None and self._is_last():
+            self._early[group_idx].arrived(param_idx)
 
     def clear_hp_grads(self) -> None:
         """Forget the sums: the next gradients replace them, so nothing has to be zeroed."""
@@ -150,9 +179,12 @@ def global_norm(parts: list[Tensor]) -> Tensor:
 def waitless() -> Iterator[None]:
     """Let `deepspeed.initialize` take this class for its own.
 
-    Reports of memory are left out: six times they collect garbage first, two seconds on a CPU.
+    Reports of memory are left out: six times they collect garbage first, two seconds on a CPU. Its
+    Muon, which it imports to know that ours is another optimizer, stays uncompiled: to decorate it
+    would import torch's compiler, a second more.
     """
     with (
+        mock.patch.object(deepspeed_compiler, "compile", lambda: lambda function: function),
         mock.patch.object(deepspeed_engine, "BF16_Optimizer", WaitlessBF16Optimizer),
         mock.patch.object(deepspeed_bf16_optimizer, "see_memory_usage", lambda *_, **__: None),
     ):

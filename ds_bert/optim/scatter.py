@@ -21,8 +21,8 @@ _Share = list[tuple[Tensor, Tensor | None]]
 def scatter_gradients(engine: Any) -> None:
     """Let a new engine do so. It goes on as before where the recipe asks for another way.
 
-    Those are stage 0, `reduce_scatter` false, `overlap_comm` (whose buckets are reduced while the
-    backward pass runs), and gradients that are divided before they are added.
+    Those are stage 0, `reduce_scatter` false, gradients that are divided before they are added,
+    and in fp16 and fp32 `overlap_comm`, for which DeepSpeed has a way of its own.
     """
     optimizer, is_sharded = engine.optimizer, engine.zero_optimization_stage() == 1
     if not is_sharded or not engine.zero_reduce_scatter():
@@ -31,6 +31,9 @@ def scatter_gradients(engine: Any) -> None:
         divides_first = engine.gradient_predivide_factor() != 1 or not engine.postscale_gradients()
         if supports(optimizer.optimizer) and not divides_first:
             optimizer.scatter(engine.communication_data_type)
+            if engine.zero_overlap_comm() and engine.dp_world_size > 1:
+                is_last = engine.is_gradient_accumulation_boundary
+                optimizer.scatter_early(is_last, engine.zero_reduce_bucket_size())
     elif isinstance(optimizer, DeepSpeedZeroOptimizer) and not optimizer.overlap_comm:
         optimizer.allreduce_and_scatter = MethodType(_reduce_scatter, optimizer)
 

@@ -37,7 +37,7 @@ def pretrain(
 
     Args:
         plan: of the road.
-        launch: see `phase.check_launch`.
+        launch: see `process.check_launch`.
         restart_from: make this stage and all behind it again.
         runner: of the commands; None: each is a process.
 

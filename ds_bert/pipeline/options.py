@@ -5,8 +5,9 @@ import typing
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ds_bert.config import TrainingConfig, check_type
+from ds_bert.config import TrainingConfig
 from ds_bert.errors import require
+from ds_bert.limits.training import check_type
 from ds_bert.preprocessing.options import PreprocessOptions
 from ds_bert.scoring.options import ScoreOptions
 from ds_bert.strict_json import check_keys

@@ -11,12 +11,13 @@ from typing import Any
 from ds_bert import files
 from ds_bert.config import SECTION
 from ds_bert.costs.hours import Speed, Work
+from ds_bert.dataset.store import read_meta
 from ds_bert.errors import STOPPED_ON_REQUEST, ConfigurationError, DataError
 from ds_bert.pipeline import hours
-from ds_bert.pipeline.options import EVALUATION, PHASES, SCORE
+from ds_bert.pipeline.options import EVALUATION, SCORE
 from ds_bert.pipeline.plan import Plan
 from ds_bert.pipeline.process import Runner
-from ds_bert.pipeline.stages import folder_of, product_of
+from ds_bert.pipeline.stages import folder_of, product_of, recipe
 from ds_bert.pipeline.state import Record, State
 from ds_bert.run_report.history import read_phases
 
@@ -24,7 +25,7 @@ PROBE_STEPS = 20
 _ANY_STEPS = 10_000  # of the recipe that is timed
 _COST, _UNTIMED = "cost.json", 5  # steps of a probe
 _SHORTEST = 60.0  # seconds of a process that goes on
-_OVER = 0.75  # of its time: who stops behind it has reached max_time, which leaves time to save
+_OVER = 0.85  # of its time: who stops behind it has reached max_time, which leaves time to save
 
 
 @dataclass
@@ -61,8 +62,9 @@ class Training:
             self._since = time.time()
             code = self.runner.run([*self.launch, *arguments], self._changes_pace)
             facts["trained"] = self._trained
-            goes_on = facts["max_steps"] != before or self._end_soon()
-            if code != STOPPED_ON_REQUEST or self.runner.is_asked or not goes_on:
+            if code != STOPPED_ON_REQUEST or self.runner.is_asked:
+                return code
+            if facts["max_steps"] == before and not self._end_soon():
                 return code
 
     @property
@@ -185,7 +187,14 @@ class Training:
 
     def _write_recipe(self, max_steps: int) -> None:
         engine, section = recipe(self.plan, self.phase, max_steps)
-        files.write_text(self._path, files.as_json({**engine, SECTION: section}, indent=2) + "\n")
+        text = files.as_json({**engine, SECTION: section}, indent=2) + "\n"
+        try:
+            files.write_text(self._path, text)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{self._path}: cannot be written ({error.strerror}); make room and give the same "
+                "command again"
+            ) from None
 
 
 def pace(run: Path, since: float) -> tuple[int, float] | None:
@@ -202,42 +211,24 @@ def pace(run: Path, since: float) -> tuple[int, float] | None:
     return None
 
 
-def recipe(plan: Plan, phase: str, max_steps: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """DeepSpeed's part and ds_bert's section of a phase's recipe, complete."""
-    engine, section = plan.recipe(phase)
-    data = plan.preprocess_options
-    every = max(1, max_steps // hours.INTERVALS)
-    placed = {
-        "train_data": data["output_dir"],
-        "validation_data": data["validation_dir"],
-        "output_dir": str(folder_of(plan, phase)),
-        "max_steps": max_steps,
-    }
-    if phase != PHASES[0]:
-        placed["init_from"] = str(folder_of(plan, PHASES[0]))
-    intervals = {
-        "log_interval": max(1, max_steps // hours.ROWS),
-        "eval_interval": every,
-        "save_interval": every,
-    }
-    if section.get("keep_every"):
-        intervals["save_interval"] = section["keep_every"]
-    steps = section.get("warmup_steps")
-    short = {"warmup_steps": min(steps, max_steps)} if steps else {}
-    return engine, {**intervals, **section, **short, **placed}
-
-
 def tail(plan: Plan, work: Work, speed: Speed) -> float:
     """Seconds of what comes after the last phase, about."""
     asked, score = plan.options(EVALUATION), plan.options(SCORE)
-    most = asked.get("max_eval_sequences") or work.eval_sequences
     judged = hours.Judged(
-        sequences=min(most, work.eval_sequences),
+        sequences=asked.get("max_eval_sequences") or _held_out(plan, work.eval_sequences),
         sentences=asked.get("pseudo_perplexity", 0),
         examples=score_examples(score) if score else 0.0,
     )
     num_stages = len(plan.stages) - 2 - len(plan.phases)
     return hours.tail_seconds(judged, work.flops / work.tokens, speed.flops_per_second, num_stages)
+
+
+def _held_out(plan: Plan, otherwise: int) -> int:
+    """Sequences of the validation data, of the last phase's length."""
+    with suppress(DataError, KeyError):
+        lengths = read_meta(Path(plan.preprocess_options["validation_dir"]))["lengths"]
+        return lengths[str(plan.length(plan.phases[-1]))]["num_instances"]
+    return otherwise
 
 
 def score_examples(score: dict[str, Any]) -> float:
@@ -254,25 +245,3 @@ def _lines(name: str, otherwise: int = 5000) -> int:
             return sum(1 for _ in file)
     except OSError:
         return otherwise
-
-
-def check_launch(hostfile: str | None, num_gpus: int | None) -> list[str]:
-    """The arguments of `ds-bert` that train: alone, or through the launcher.
-
-    Raises:
-        ConfigurationError: the number makes no sense.
-    """
-    if num_gpus is not None and num_gpus < 1:
-        raise ConfigurationError(f"--num_gpus: found {num_gpus}, expected at least 1")
-    where = [] if hostfile is None else ["--hostfile", hostfile]
-    if num_gpus is None and hostfile is None:
-        num_gpus = _num_gpus()
-    if num_gpus is not None and (num_gpus > 1 or where):
-        where += ["--num_accelerators", str(num_gpus)]
-    return ["launch", *where, "--module", "ds_bert.train"] if where else ["train"]
-
-
-def _num_gpus() -> int:
-    import torch  # takes seconds
-
-    return max(1, torch.cuda.device_count())

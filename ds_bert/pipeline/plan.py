@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ds_bert import recipes
+from ds_bert.batching.equation import AUTO
 from ds_bert.config import MICRO_BATCH, SECTION, TrainingConfig
 from ds_bert.deepspeed_files.translate import translate
 from ds_bert.errors import ConfigurationError, require
@@ -27,7 +28,7 @@ from ds_bert.pipeline.options import (
 from ds_bert.preprocessing.options import PreprocessOptions
 from ds_bert.scoring.options import ScoreOptions
 from ds_bert.strict_json import check_keys, load_json
-from ds_bert.training.deepspeed_config import AUTO, check_engine_config
+from ds_bert.training.deepspeed_config import check_engine_config
 
 LENGTHS = dict(zip(PHASES, (128, 512), strict=True))  # where a recipe does not say
 _VALIDATION_FRACTION = 0.01
@@ -134,7 +135,7 @@ class Plan:
             require(steps is not None, f"{where}: max_steps", None, 'a number, or "hours" above')
         try:
             check_engine_config(engine)
-            before = {"init_from": PHASES[0]} if phase != PHASES[0] else {}
+            before: dict[str, Any] = {"init_from": PHASES[0]} if phase != PHASES[0] else {}
             TrainingConfig(**{k: v for k, v in section.items() if k not in DECIDED}, **before)
         except ConfigurationError as error:
             raise ConfigurationError(f"{where}: {error}") from None

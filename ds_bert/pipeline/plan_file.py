@@ -1,5 +1,6 @@
 """Where a plan comes from: a file of the user, that of an earlier call, or the advisor."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,15 @@ def find_plan(
 
 
 def write_plan(plan: Plan) -> None:
-    """Keep a plan in its output folder.
+    """Keep a plan in its output folder; a file that says the same stays as it is.
 
     Raises:
         ConfigurationError: it cannot be written.
     """
     path = plan.output_dir / PLAN
+    with suppress(OSError, ValueError):
+        if files.parse_json(path.read_text(encoding="utf-8")) == plan.values:
+            return
     files.require_folder(plan.output_dir, "output_dir")
     try:
         plan.output_dir.mkdir(parents=True, exist_ok=True)

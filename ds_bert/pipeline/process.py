@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from ds_bert import launcher
-from ds_bert.errors import INTERRUPTED, STOPPED_ON_REQUEST
+from ds_bert.errors import INTERRUPTED, STOPPED_ON_REQUEST, ConfigurationError
 from ds_bert.launching.tree import before_exec
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
@@ -61,6 +61,8 @@ class Runner:
         self._child = subprocess.Popen(
             command, env=inherited, start_new_session=True, preexec_fn=before_exec
         )
+        if self.is_asked:  # while it was started
+            self._ask()
         is_told = False
         while (code := self._child.poll()) is None:
             if not is_told and is_enough():
@@ -82,3 +84,25 @@ class Runner:
         if self._child is not None:
             with suppress(ProcessLookupError):
                 self._child.send_signal(signal.SIGTERM)
+
+
+def check_launch(hostfile: str | None, num_gpus: int | None) -> list[str]:
+    """The arguments of `ds-bert` that train: alone, or through the launcher.
+
+    Raises:
+        ConfigurationError: the number makes no sense.
+    """
+    if num_gpus is not None and num_gpus < 1:
+        raise ConfigurationError(f"--num_gpus: found {num_gpus}, expected at least 1")
+    where = [] if hostfile is None else ["--hostfile", hostfile]
+    if num_gpus is None and hostfile is None:
+        num_gpus = _num_gpus()
+    if num_gpus is not None and (num_gpus > 1 or where):
+        where += ["--num_accelerators", str(num_gpus)]
+    return ["launch", *where, "--module", "ds_bert.train"] if where else ["train"]
+
+
+def _num_gpus() -> int:
+    import torch  # takes seconds
+
+    return max(1, torch.cuda.device_count())

@@ -11,6 +11,7 @@ from ds_bert.config import SECTION
 from ds_bert.dataset.format import FORMAT, VERSION
 from ds_bert.dataset.store import read_meta
 from ds_bert.errors import DataError
+from ds_bert.pipeline import hours
 from ds_bert.pipeline.options import (
     DATA,
     DECIDED,
@@ -74,6 +75,31 @@ def command(plan: Plan, stage: str) -> list[str]:
     metrics = str(folder_of(plan, EVALUATION))
     where = ["--checkpoint", run, "--output_dir", made, "--overwrite", "--metrics", metrics]
     return ["export", *where, *given]
+
+
+def recipe(plan: Plan, phase: str, max_steps: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """DeepSpeed's part and ds_bert's section of a phase's recipe, complete."""
+    engine, section = plan.recipe(phase)
+    data = plan.preprocess_options
+    every = max(1, max_steps // hours.INTERVALS)
+    placed = {
+        "train_data": data["output_dir"],
+        "validation_data": data["validation_dir"],
+        "output_dir": str(folder_of(plan, phase)),
+        "max_steps": max_steps,
+    }
+    if phase != PHASES[0]:
+        placed["init_from"] = str(folder_of(plan, PHASES[0]))
+    intervals = {
+        "log_interval": max(1, max_steps // hours.ROWS),
+        "eval_interval": every,
+        "save_interval": every,
+    }
+    if section.get("keep_every"):
+        intervals["save_interval"] = section["keep_every"]
+    steps = section.get("warmup_steps")
+    short = {"warmup_steps": min(steps, max_steps)} if steps else {}
+    return engine, {**intervals, **section, **short, **placed}
 
 
 def _text_flags(plan: Plan) -> list[str]:

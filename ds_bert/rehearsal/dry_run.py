@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from ds_bert import distributed, files
+from ds_bert.batching.equation import plan_batch
 from ds_bert.costs import gpus as known_gpus
 from ds_bert.costs import memory
 from ds_bert.costs.contradictions import contradictions
@@ -20,7 +21,6 @@ from ds_bert.errors import ConfigurationError
 from ds_bert.guards.stop import StopRequest
 from ds_bert.rehearsal.figures import Sample, rank_of, sample, work_of
 from ds_bert.rehearsal.steps import probe
-from ds_bert.training.deepspeed_config import plan_batch
 from ds_bert.training.describe import describe
 from ds_bert.training.log import duration
 from ds_bert.training.micro_batch import MAX_TOKENS, MEMORY_SHARE, candidates
@@ -104,7 +104,7 @@ def _batch_problem(plan: Plan, place: Place) -> str | None:
     if place.gpus is None:
         return None
     try:
-        plan_batch(plan.recipe, place.gpus.number)
+        plan_batch(plan.recipe, place.gpus.number, ramp=plan.config.batch_ramp)
     except ConfigurationError as error:
         return str(error)
     return None
@@ -119,7 +119,7 @@ def _rank(plan: Plan, place: Place, average: Sample) -> Rank:
     if not plan.micro_batch_is_open:
         return rank(plan.batch.micro_batch_size)
     ranks = place.gpus.number if place.gpus else plan.batch.world_size
-    share = max(1, plan.batch.train_batch_size // ranks)
+    share = max(1, plan.batch.ramp.unit // ranks)
     sizes = candidates(share, max(1, MAX_TOKENS // plan.config.max_seq_length))
     limit = MEMORY_SHARE * place.available
     fitting = [s for s in sizes if sum(memory.parts(rank(s), place.program).values()) <= limit]

@@ -14,7 +14,7 @@ from ds_bert.model.batch import SEQUENCES
 from ds_bert.model.flops import training_flops
 from ds_bert.model.pretrained import SHAPE_FIELDS
 from ds_bert.training.deepspeed_config import has_fp32_sums, precision, zero_stage
-from ds_bert.training.plan import Plan, checkpoint_bytes, copy_bytes
+from ds_bert.training.plan import Plan
 
 _SAMPLE = 4096  # of the run's first sequences
 _BUCKET = 500_000_000  # elements; DeepSpeed's default of reduce_bucket_size
@@ -44,11 +44,12 @@ def work_of(plan: Plan, average: Sample) -> Work:
     config, validation = plan.config, plan.validation_table
     rows = len(validation.rows) if validation is not None else 0
     is_beside = config.async_save
-    save = copy_seconds(copy_bytes(plan)) if is_beside else save_seconds(checkpoint_bytes(plan))
+    size, full = plan.checkpoint_size, plan.batch.train_batch_size
+    save = copy_seconds(size.copy) if is_beside else save_seconds(size.disk)
     return Work(
         max_steps=config.max_steps,
         warmup_steps=config.num_warmup_steps,
-        train_batch_size=plan.batch.train_batch_size,
+        train_batch_size=full,
         flops=average.flops,
         tokens=average.tokens,
         max_seq_length=config.max_seq_length,
@@ -58,6 +59,7 @@ def work_of(plan: Plan, average: Sample) -> Work:
         save_interval=config.save_interval,
         save_seconds=save,
         max_seconds=config.max_seconds,
+        fewer=config.max_steps * full - plan.batch.ramp.samples_after(config.max_steps),
     )
 
 
@@ -75,11 +77,12 @@ def rank_of(plan: Plan, average: Sample, gpus: GPUs | None, micro_batch_size: in
         stage=zero_stage(engine),
         world_size=gpus.number if gpus else plan.batch.world_size,
         state_bytes=plan.optimizer_entry.state_bytes,
+        average_bytes=plan.average_bytes,
         bucket_elements=zero.get("reduce_bucket_size", _BUCKET),
         micro_batch_size=micro_batch_size,
         eval_batch_size=config.eval_batch_size if plan.validation_table is not None else 0,
         max_seq_length=config.max_seq_length,
         masked_share=average.masked / average.tokens,
         is_gpu=is_gpu,
-        copy_bytes=copy_bytes(plan) if saves_beside else 0,
+        copy_bytes=plan.checkpoint_size.copy if saves_beside else 0,
     )

@@ -59,6 +59,7 @@ def overfit(config: TrainingConfig, recipe: dict[str, Any], number: int) -> int:
             masking="static",
             validation_data="",
             corpus_weights=None,
+            batch_ramp=None,
         )
         return run(short, _in_one_batch(recipe, number, world_size), partial(_learn, number))
 

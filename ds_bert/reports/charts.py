@@ -49,6 +49,7 @@ class Line:
         color: 1 to NUM_COLORS, 0 for the soft colour of text.
         width: in pixels.
         dashes: of matplotlib, such as "-", ":" and "--".
+        band: low and high ends around each value, such as those of intervals; None: none.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Line:
     color: int = 1
     width: float = 1.6
     dashes: str = "-"
+    band: Sequence[tuple[float, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,11 @@ def _draw_lines(figure: Any, panel: Lines, part: tuple[float, ...]) -> None:
 def _plot(axes: Any, panel: Lines) -> None:
     for line in panel.lines:
         x, y = thinned(line.x, line.y)
-        ink, marker = _ink(line.color), "o" if len(x) < 4 else ""
+        are_few = len(x) < 4 or line.band is not None
+        ink, marker = _ink(line.color), "o" if are_few else ""
+        if line.band is not None:
+            ends = (thinned(line.x, part)[1] for part in zip(*line.band, strict=True))
+            axes.fill_between(x, *ends, color=ink, alpha=0.2, linewidth=0)
         style = {"linewidth": line.width, "linestyle": line.dashes, "marker": marker}
         alpha = 0.45 if line.width >= BROAD else 1.0
         axes.plot(x, y, color=ink, label=line.name, markersize=3, alpha=alpha, **style)

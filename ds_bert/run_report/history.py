@@ -132,18 +132,26 @@ def read_phases(folder: Path) -> list[Phase]:
 def _read(folder: Path, last_step: int | None = None) -> Phase:
     path = folder / LOG
     try:
-        lines = path.read_bytes().decode("utf-8", "replace").split("\n")
+        rows = read_rows(path)
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}), expected the log of a run; name the "
             "output_dir of a run, such as runs/seq128"
         ) from None
-    rows = [row for row in _objects(lines) if last_step is None or row["step"] <= last_step]
+    rows = [row for row in rows if last_step is None or row["step"] <= last_step]
     return Phase(folder, rows, _record(folder / RECORD), 0, _diverged(folder, rows))
 
 
+def read_rows(path: Path) -> list[Row]:
+    """Rows of a file of JSON lines that have a step and are whole: the last may be half written.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return list(_objects(path.read_bytes().decode("utf-8", "replace").split("\n")))
+
+
 def _objects(lines: list[str]) -> Iterator[Row]:
-    """Rows that are whole: the last one may be half written."""
     for line in lines:
         try:
             row = files.parse_json(line)

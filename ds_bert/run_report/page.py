@@ -19,6 +19,7 @@ from ds_bert.run_report.panels import all_charts
 from ds_bert.run_report.recorded import recorded_beside
 from ds_bert.run_report.results import Table
 from ds_bert.run_report.rules.finding import Finding, values
+from ds_bert.run_report.scores import score_charts
 
 RECORD = "report.json"
 
@@ -79,7 +80,10 @@ def _page(
         num_rules=len(RULES),
         has_baselines=bases[-1].unigram is not None,
         is_young=last.step < last.max_steps,
-        charts=all_charts(phases, bases[-1], recorded_beside(phases[0], bases[0])),
+        charts=[
+            *all_charts(phases, bases[-1], recorded_beside(phases[0], bases[0])),
+            *score_charts(phases),
+        ],
         missing="" if is_available() else INSTALL,
         phases=list(_phase_rows(phases, bases)),
         results=results,

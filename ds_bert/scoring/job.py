@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from ds_bert.evaluation.bootstrap import LEVEL, NUM_RESAMPLES
 from ds_bert.evaluation.compare import as_row
 from ds_bert.evaluation.slices import as_fields
 from ds_bert.progress import Progress
+from ds_bert.run_report.scores import SETTINGS
 from ds_bert.scoring.encoding import encode
 from ds_bert.scoring.examples import Example, find_classes, read_examples, with_splits
 from ds_bert.scoring.figures import FIGURES, Truth, figures, figures_of_one
@@ -75,6 +77,43 @@ def score(options: ScoreOptions) -> dict[str, Any]:
         }
     compared = {"compare": [other for other, _ in others]} if others else {}
     return _about(task) | record | _baseline(task) | compared
+
+
+class Scorer:
+    """Scores one model after another on a task, which is read once.
+
+    Args:
+        options: the task and how to fine-tune; its models are left aside.
+
+    Raises:
+        DataError: what is wrong with the user's files.
+    """
+
+    def __init__(self, options: ScoreOptions):
+        self._task = read_task(options)
+        self._device = distributed.setup()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What was done, the same for all models."""
+        return _about(self._task)
+
+    def __call__(self, name: str, folder: Path, is_trained: bool = True) -> dict[str, Any]:
+        """What `score` returns for one model alone.
+
+        Args:
+            name: for people.
+            folder: of Hugging Face.
+            is_trained: False: its architecture with random weights.
+
+        Raises:
+            ConfigurationError, CheckpointError: what does not fit, and what to do.
+        """
+        task = self._task
+        classes, options = task.truth.classes, task.options
+        contestant = find_contestant(name, classes, options, is_trained, str(folder))
+        record, _ = _judged(task, contestant, self._device)
+        return self.about | record | _baseline(task)
 
 
 def read_task(options: ScoreOptions) -> Task:
@@ -153,10 +192,9 @@ def _guesses(
 
 def _about(task: Task) -> dict[str, Any]:
     options = task.options
-    names = ("task", "train_file", "test_file", "seeds", "epochs", "lr", "batch_size")
     return {
         "checkpoint": options.checkpoint,
-        **{name: getattr(options, name) for name in (*names, "max_seq_length")},
+        **{name: getattr(options, name) for name in SETTINGS},
         "num_train": len(task.train),
         "num_test": len(task.test),
         "num_test_labels": len(task.truth.labels),

@@ -75,7 +75,11 @@ class Contestant:
 
 
 def find_contestant(
-    name: str, classes: list[str], options: ScoreOptions, is_trained: bool = True
+    name: str,
+    classes: list[str],
+    options: ScoreOptions,
+    is_trained: bool = True,
+    folder: str | None = None,
 ) -> Contestant:
     """What belongs to a model: configuration and tokenizer, checked against the task.
 
@@ -84,12 +88,13 @@ def find_contestant(
         classes: of the task.
         options: task and length.
         is_trained: False: random weights.
+        folder: where the model is; None: as the name says.
 
     Raises:
         CheckpointError: nothing there, nothing undamaged, or no vocabulary.
         ConfigurationError: no such model, or sequences too long for it.
     """
-    folder, _ = find_model(name)
+    folder = folder or find_model(name)[0]
     try:
         config = AutoConfig.from_pretrained(
             folder,

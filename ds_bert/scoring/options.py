@@ -3,11 +3,12 @@
 import math
 from dataclasses import dataclass
 
-from ds_bert.config import MAX_MICRO_BATCH, option
+from ds_bert.config import option
 from ds_bert.errors import require
+from ds_bert.limits.training import MAX_MICRO_BATCH
 
 CLASSIFICATION, TAGGING, PAIRS = TASKS = ("classification", "tagging", "pairs")
-MODEL, DATA, TUNING = "model", "data", "fine-tuning"  # groups of flags
+MODEL, DATA, TUNING, WATCHING = "model", "data", "fine-tuning", "watching"  # groups of flags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,3 +77,31 @@ class ScoreOptions:
         require(is_size, "batch_size", self.batch_size, f"from 1 to {MAX_MICRO_BATCH:,}")
         # [CLS], a piece, [SEP]; of pairs two pieces and another [SEP].
         require(self.max_seq_length >= 5, "max_seq_length", self.max_seq_length, "at least 5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchOptions:
+    """Options of `--watch`; every field is also a flag.
+
+    Raises:
+        ConfigurationError: a value has no meaning.
+    """
+
+    every_steps: int = option(
+        1,
+        "score checkpoints of steps that it divides, and the last one; default: all",
+        group=WATCHING,
+        metavar="N",
+    )
+    patience: float = option(
+        60.0,
+        "seconds to wait for a run that is not at its end and that nobody works on; default "
+        "{default:g}",
+        group=WATCHING,
+        metavar="SECONDS",
+    )
+
+    def __post_init__(self):
+        require(self.every_steps >= 1, "every_steps", self.every_steps, "at least 1")
+        is_time = 0 <= self.patience < math.inf
+        require(is_time, "patience", self.patience, "a number of seconds from 0 on")

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from ds_bert import distributed
+from ds_bert.batching.ramp import BatchRamp
 from ds_bert.dataset.store import InstanceTable
 from ds_bert.divergence.left_out import NOTHING, LeftOut
 from ds_bert.instances.collate import count_masked_tokens, sequence_lengths
@@ -67,6 +68,7 @@ class TrainingBatches:
         packed: deal the sequences of a step out so that all micro-batches of all ranks have nearly
             the same number of tokens, rounded up to a multiple of 128.
         left_out: samples that no step takes.
+        ramp: smaller steps before; None: none.
     """
 
     table: InstanceTable
@@ -80,9 +82,10 @@ class TrainingBatches:
     order: SampleOrder | None = None
     packed: bool = False
     left_out: LeftOut = NOTHING
+    ramp: BatchRamp | None = None
 
     def __post_init__(self):
-        assert self.train_batch_size % (self.micro_batch_size * self.world_size) == 0
+        assert self.sizes.unit % (self.micro_batch_size * self.world_size) == 0
 
     @classmethod
     def of(cls, plan: Plan) -> "TrainingBatches":
@@ -99,7 +102,13 @@ class TrainingBatches:
             order=plan.order,
             packed=plan.config.packed,
             left_out=LeftOut.of_run(Path(plan.config.output_dir)),
+            ramp=plan.batch.ramp,
         )
+
+    @property
+    def sizes(self) -> BatchRamp:
+        """Of all steps."""
+        return self.ramp or BatchRamp.of(None, self.train_batch_size)
 
     def step(self, first_sample: int, number: int | None = None) -> Step:
         """The step that starts at a sample (0, train_batch_size, ... in a run).
@@ -109,7 +118,7 @@ class TrainingBatches:
             number: of the step, from 0; None: as in a run that leaves nothing out.
         """
         indices, epochs = self._locate(first_sample)
-        number = first_sample // self.train_batch_size if number is None else number
+        number = self.sizes.steps_before(first_sample) if number is None else number
         masks = self.masks.at(number) if self.masks is not None else None
         mine = np.split(self._shared_out(indices), self.world_size)[self.rank]
         micro_batches = [
@@ -120,7 +129,7 @@ class TrainingBatches:
         if torch.cuda.is_available():
             micro_batches = [batch.pinned() for batch in micro_batches]
         num_masked_tokens = count_masked_tokens(self.table, indices, epochs, self.seed, masks)
-        counts = {SEQUENCES: self.train_batch_size, MASKED_TOKENS: num_masked_tokens}
+        counts = {SEQUENCES: len(indices), MASKED_TOKENS: num_masked_tokens}
         return Step(micro_batches, counts, first_sample, indices[mine], epochs[mine])
 
     @contextmanager
@@ -131,7 +140,7 @@ class TrainingBatches:
             first_sample: over all ranks; what is left out is passed over.
             number: of the first step, from 0; None: as in a run that leaves nothing out.
         """
-        number = first_sample // self.train_batch_size if number is None else number
+        number = self.sizes.steps_before(first_sample) if number is None else number
         executor = ThreadPoolExecutor(1, "batches")
         try:
             yield self._prefetched(executor, first_sample, number)
@@ -142,11 +151,16 @@ class TrainingBatches:
         waiting: deque = deque()
         while True:
             while len(waiting) < _STEPS_AHEAD:
-                sample = self.left_out.next_start(sample, self.train_batch_size)
+                sample = self._next_start(sample)
                 waiting.append(executor.submit(self.step, sample, number))
-                sample += self.train_batch_size
+                sample += self.sizes.size(sample)
                 number += 1
             yield waiting.popleft().result()
+
+    def _next_start(self, sample: int) -> int:
+        """Where a step starts that would start at `sample`, but for what is left out."""
+        start = self.left_out.next_start(sample, self.sizes.size(sample))
+        return start if start == sample else self._next_start(start)  # of another size, perhaps
 
     def _shared_out(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Samples of all micro-batches [ranks x accumulation, micro_batch_size], rank by rank."""
@@ -157,7 +171,7 @@ class TrainingBatches:
 
     def _locate(self, first_sample: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows and mask epochs of a step's samples over all ranks."""
-        samples = np.arange(first_sample, first_sample + self.train_batch_size)
+        samples = first_sample + np.arange(self.sizes.size(first_sample))
         order = self.order or SampleOrder.by_size(len(self.table), self.seed)
         indices, epochs = order.locate(samples)
         return indices, epochs if self.masking == "dynamic" else np.zeros_like(epochs)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ds_bert import distributed
-from ds_bert.checkpoint.facts import DECAY_START, layout
+from ds_bert.checkpoint.facts import DECAY_START, EMA_DECAY, layout
 from ds_bert.checkpoint.folder import Checkpoint
 from ds_bert.config import TrainingConfig
 from ds_bert.costs.interval import DAY, best_interval, copy_seconds, save_seconds
@@ -14,7 +14,7 @@ from ds_bert.instances.collate import sequence_lengths
 from ds_bert.model import pretrained
 from ds_bert.trackers.names import resolve
 from ds_bert.training.deepspeed_config import precision, zero_stage
-from ds_bert.training.plan import Plan, checkpoint_bytes, copy_bytes
+from ds_bert.training.plan import Plan
 
 _SAMPLE = 4096  # sequences whose lengths are looked at
 
@@ -23,7 +23,7 @@ def describe(plan: Plan) -> str:
     """The plan for a person, one fact a line."""
     config, table = plan.config, plan.train_table
     num_rows = len(table.rows)
-    samples = config.max_steps * plan.batch.train_batch_size
+    samples = plan.batch.ramp.samples_after(config.max_steps)
     validation = plan.validation_table
     start = "random weights" if pretrained.is_random_weights(config.model) else config.model
     if config.init_from:
@@ -55,7 +55,8 @@ def describe(plan: Plan) -> str:
         "schedule": _schedule(config),
         "optimizer": f"{plan.optimizer['type']}, {_options(plan)}, {_clipping(plan)}",
         "precision": _precision(plan),
-        "checkpoint": f"about {checkpoint_bytes(plan) / 1e6:,.0f} MB each, "
+        **({"average": _average(plan)} if config.ema_decay else {}),
+        "checkpoint": f"about {plan.checkpoint_size.disk / 1e6:,.0f} MB each, "
         f"{config.keep_checkpoints} kept in {config.output_dir}/checkpoints{_beside(plan)}",
         "saving": _saving(plan),
         "trackers": _trackers(config),
@@ -84,16 +85,16 @@ def _before(plan: Plan, checkpoint: Checkpoint) -> str:
 
 def _beside(plan: Plan) -> str:
     """How checkpoints are written, where that is beside training."""
-    copied = f", written beside training from a copy of {copy_bytes(plan) / 1e6:,.0f} MB"
+    copied = f", written beside training from a copy of {plan.checkpoint_size.copy / 1e6:,.0f} MB"
     return copied * plan.config.async_save
 
 
 def _saving(plan: Plan) -> str:
     """How often is best (docs/scaling.md), for hosts that fail often and for such that do not."""
     if plan.config.async_save:
-        save = copy_seconds(copy_bytes(plan))
+        save = copy_seconds(plan.checkpoint_size.copy)
     else:
-        save = save_seconds(checkpoint_bytes(plan))
+        save = save_seconds(plan.checkpoint_size.disk)
     hosts = max(1, plan.batch.world_size // distributed.ranks_on_this_machine())
     often, seldom = (best_interval(save, days * DAY / hosts) / 60 for days in (1, 30))
     return (
@@ -120,6 +121,13 @@ def _schedule(config: TrainingConfig) -> str:
 def _options(plan: Plan) -> str:
     set_ones = {k: v for k, v in plan.optimizer["params"].items() if v is not None}
     return ", ".join(f"{name} {value}" for name, value in set_ones.items())
+
+
+def _average(plan: Plan) -> str:
+    decay, start = plan.config.ema_decay, plan.resume_from
+    text = f"moving average of the weights, decay {decay:g} (about {1 / (1 - decay):,.0f} steps)"
+    is_new = start is not None and EMA_DECAY not in start.facts
+    return text + ", begun here" * is_new
 
 
 def _clipping(plan: Plan) -> str:

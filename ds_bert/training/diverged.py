@@ -14,6 +14,7 @@ from ds_bert.divergence.capsule import MicroBatch, now, write_capsule
 from ds_bert.divergence.detector import Divergence, DivergenceDetector, Launched
 from ds_bert.divergence.diagnosis import StepSettings, bad_steps, bad_tensors, cause, diagnose
 from ds_bert.errors import TrainingDiverged
+from ds_bert.model.batch import SEQUENCES
 from ds_bert.model.bert import UnpaddedBert
 from ds_bert.training.batches import Step
 from ds_bert.training.deepspeed_config import activation_dtype, precision, weight_dtype
@@ -49,7 +50,7 @@ def stop_diverged(
     weights = full_weights(engine.module)
     bad_weights = bad_tensors(weights)
     reports = _examine_again(plan, engine.module, parts, launched, settings)
-    steps = bad_steps(found, figures, plan.batch.train_batch_size)
+    steps = bad_steps(found, figures, step.counts[SEQUENCES])
     why = cause(bad_weights, reports, plan.config.train_data)
     when = "before" if figures[-1]["skipped"] else "after"
     diagnosis = {

@@ -32,6 +32,7 @@ class RunLog:
         device: of this rank; its memory and share of its peak are told.
         flops: operations that a batch takes.
         report_seconds: between two reports of the run; 0: none.
+        work: what so many steps take, in any unit; None: each the same.
 
     Attributes:
         listeners: called on rank 0 with kind, step and values of each row.
@@ -45,7 +46,9 @@ class RunLog:
         device: torch.device,
         flops: Callable[[Batch], int],
         report_seconds: float = 0.0,
+        work: Callable[[int], int] | None = None,
     ):
+        self._work = work or (lambda steps: steps)
         self._path = folder / "metrics.jsonl"
         self._step, self._max_steps = step, max_steps
         self._device, self._flops_of, self._peak = device, flops, peak_flops(device)
@@ -111,8 +114,8 @@ class RunLog:
         """Print and record a training row with the rates since the last one."""
         now = time.monotonic()
         row = metrics | self._rates(max(now - self._since, 1e-9)) | _memory(self._device)
-        done = self._step - self._first_step
-        eta = (now - self._start) / max(done, 1) * (self._max_steps - self._step)
+        first, done, all_of_it = map(self._work, (self._first_step, self._step, self._max_steps))
+        eta = (now - self._start) / max(done - first, 1) * (all_of_it - done)
         self._forget()
         self._since = now
         if self._bar is not None:

@@ -144,7 +144,7 @@ def _known(plan: Plan, device: torch.device) -> int | None:
 
 def _measure(plan: Plan, device: torch.device, build: Build) -> list[Trial]:
     """All ranks come to the same answers, so that they try the same sizes."""
-    share = plan.batch.train_batch_size // plan.batch.world_size
+    share = plan.batch.divisible_share
     sizes = candidates(share, max(1, MAX_TOKENS // plan.config.max_seq_length))
     memory = MEMORY_SHARE * min(distributed.gather(available_memory(device)))
     distributed.log(f"{'micro-batch':>16}: measuring; up to {memory / 1e9:,.1f} GB may be used")
@@ -171,7 +171,7 @@ def _logged(size: int, source: str) -> int:
 
 
 def _fits(plan: Plan, size: Any) -> bool:
-    share = plan.batch.train_batch_size // plan.batch.world_size
+    share = plan.batch.divisible_share
     return type(size) is int and size >= 1 and share % size == 0
 
 

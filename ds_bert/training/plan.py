@@ -9,10 +9,12 @@ import torch
 from transformers import BertConfig
 
 from ds_bert import distributed
-from ds_bert.checkpoint.facts import DECAY_START, check_moments, check_resume
+from ds_bert.batching.equation import AUTO, BatchPlan, plan_batch
+from ds_bert.checkpoint.facts import DECAY_START, EMA_DECAY, check_moments, check_resume
 from ds_bert.checkpoint.folder import CHECKPOINTS, Checkpoint, candidates, list_checkpoints
 from ds_bert.checkpoint.verify import find_model, newest_good, open_checkpoint
 from ds_bert.config import MICRO_BATCH, TrainingConfig
+from ds_bert.costs.checkpoint_size import CheckpointSize
 from ds_bert.dataset.store import InstanceTable, TokenStore
 from ds_bert.errors import CheckpointError, ConfigurationError, DataError, require
 from ds_bert.files import require_folder, require_space
@@ -21,15 +23,13 @@ from ds_bert.instances.mixture import SampleOrder
 from ds_bert.model import pretrained
 from ds_bert.model.bert import OBJECTIVES, UnpaddedBert
 from ds_bert.model.fp8 import check_fp8
+from ds_bert.optim.average import AVERAGE_BYTES
 from ds_bert.optim.entry import OptimizerEntry
 from ds_bert.optim.optimizers import OPTIMIZERS, check_optimizer
 from ds_bert.staging.local_copy import local_copy, require_room
 from ds_bert.training.deepspeed_config import (
-    AUTO,
-    BatchPlan,
     activation_dtype,
     check_engine_config,
-    plan_batch,
     precision,
     resolve_engine_config,
     weight_dtype,
@@ -70,10 +70,26 @@ class Plan:
         """What is known about the optimizer's type."""
         return OPTIMIZERS[self.optimizer["type"]]
 
+    @property
+    def average_bytes(self) -> int:
+        """Of the weights' moving average, per parameter; 0: none is kept."""
+        return AVERAGE_BYTES * (self.config.ema_decay > 0)
+
+    @property
+    def checkpoint_size(self) -> CheckpointSize:
+        """Of one of the run's checkpoints."""
+        return CheckpointSize(
+            num_parameters=self.num_parameters,
+            precision=precision(self.engine_config),
+            state_bytes=self.optimizer_entry.state_bytes + self.average_bytes,
+            world_size=self.batch.world_size,
+        )
+
     def with_micro_batch(self, size: int) -> "Plan":
         """The plan for micro-batches of `size` sequences."""
-        recipe = {**self.recipe, MICRO_BATCH: size}
-        return replace(self, recipe=recipe, batch=plan_batch(recipe, self.batch.world_size))
+        recipe, ramp = {**self.recipe, MICRO_BATCH: size}, self.config.batch_ramp
+        batch = plan_batch(recipe, self.batch.world_size, ramp=ramp)
+        return replace(self, recipe=recipe, batch=batch)
 
     def prepare(self, model: UnpaddedBert, device: torch.device) -> list[str]:
         """Choose how a model runs on a device; see its `prepare`."""
@@ -102,12 +118,16 @@ class Plan:
         store, config = self.train_table.store, self.config
         is_branch = config.decay_from is not None
         branch = {DECAY_START: config.max_steps - config.num_decay_steps} if is_branch else {}
-        return branch | {
+        average = {EMA_DECAY: config.ema_decay} if config.ema_decay else {}
+        return {
+            **branch,
+            **average,
             "model": {name: getattr(self.model_config, name) for name in pretrained.SHAPE_FIELDS},
             "optimizer": self.optimizer["type"],
             "precision": precision(self.engine_config),
             "zero_stage": zero_stage(self.engine_config),
             "train_batch_size": self.batch.train_batch_size,
+            "batch_ramp": config.batch_ramp,
             "world_size": self.batch.world_size,
             "seed": self.config.seed,
             "masking": self.config.masking,
@@ -128,7 +148,8 @@ def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
     """
     check_engine_config(recipe)
     optimizer_type, optimizer_params = check_optimizer(recipe.get("optimizer"))
-    batch = plan_batch(recipe, distributed.world_size(), config.elastic_batch)
+    ramp = config.batch_ramp
+    batch = plan_batch(recipe, distributed.world_size(), config.elastic_batch, ramp)
     if recipe[MICRO_BATCH] != AUTO:
         recipe = {**recipe, MICRO_BATCH: batch.micro_batch_size}
     train_table = _open(config, config.train_data)
@@ -272,23 +293,4 @@ def _check_disk(plan: Plan) -> None:
     # One is written while the others stay; those that are there take no further room.
     there = len(list_checkpoints(folder / CHECKPOINTS))
     number = max(1, plan.config.keep_checkpoints + 1 - there)
-    require_space(folder, checkpoint_bytes(plan) * number, f"{number} more checkpoints")
-
-
-def checkpoint_bytes(plan: Plan) -> int:
-    """About how large a checkpoint gets.
-
-    Per parameter: fp32 master weight (4) and the optimizer's state, which ranks share out; working
-    copy and exported model (4), which are rank 0's.
-    """
-    return plan.num_parameters * (_shared_bytes(plan) + 4 + plan.optimizer_entry.state_bytes)
-
-
-def copy_bytes(plan: Plan) -> int:
-    """About how much memory of the host rank 0 takes to save beside training."""
-    share = (4 + plan.optimizer_entry.state_bytes) / plan.batch.world_size
-    return round(plan.num_parameters * (_shared_bytes(plan) + share))
-
-
-def _shared_bytes(plan: Plan) -> int:
-    return 8 if precision(plan.engine_config) == "fp32" else 6
+    require_space(folder, plan.checkpoint_size.disk * number, f"{number} more checkpoints")

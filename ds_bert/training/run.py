@@ -25,6 +25,7 @@ from ds_bert.guards.signals import stop_signals
 from ds_bert.guards.stop import StopRequest
 from ds_bert.guards.watchdog import Watchdog
 from ds_bert.model import pretrained
+from ds_bert.optim.average import forget_average, keep_average
 from ds_bert.optim.bf16_optimizer import waitless
 from ds_bert.optim.optimizers import build_optimizer
 from ds_bert.optim.scatter import scatter_gradients
@@ -119,9 +120,12 @@ def start(plan: Plan, device: torch.device) -> tuple[Any, State]:
     torch.manual_seed(plan.config.seed + distributed.rank())  # dropout differs between ranks
     if plan.resume_from is not None:
         values = load_checkpoint(plan.resume_from, engine)
+        if not plan.config.ema_decay:
+            forget_average(optimizer)
         return engine, State(**{name: values[name] for name in State.__dataclass_fields__})
     if plan.moments_from is not None:
         load_checkpoint(plan.moments_from, engine, only_optimizer=True)
+        forget_average(optimizer)
         plan.optimizer_entry.restart(optimizer)  # steps count from zero (NVIDIA's phase 2)
         engine.global_steps = engine.global_samples = engine.skipped_steps = engine.micro_steps = 0
     return engine, State()
@@ -146,6 +150,8 @@ def build_engine(plan: Plan, device: torch.device) -> tuple[Any, torch.optim.Opt
         )
     scatter_gradients(engine)
     plan.optimizer_entry.bind(optimizer)
+    if config.ema_decay:
+        keep_average(optimizer, config.ema_decay)
     return engine, optimizer
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ds_bert import distributed
 from ds_bert.checkpoint.folder import CHECKPOINTS
+from ds_bert.checkpoint.hf_folder import write_model_folder
 from ds_bert.checkpoint.in_flight import InFlight
 from ds_bert.checkpoint.part import NotSaved
 from ds_bert.checkpoint.saving import WriteModel, save_in_stages, tidy
@@ -149,6 +150,20 @@ class Saves:
 
     def _tidy(self, newest: Path) -> None:
         tidy(self.folder, newest, self._config.keep_checkpoints, self._config.keep_every)
+
+
+def model_writer(plan: Plan, module: Any, state: State) -> WriteModel:
+    """Writes a Hugging Face folder with what is known now, at any later time."""
+    store = plan.train_table.store
+    facts = {
+        "steps": f"{state.step:,}",
+        "training sequences": f"{state.samples:,} of up to {plan.config.max_seq_length} tokens",
+        "tokens in the corpus": f"{len(store.tokens):,}",
+    }
+    casing = store.do_lower_case
+    return lambda folder, weights: write_model_folder(
+        folder, module, weights, store.vocabulary, casing, facts
+    )
 
 
 def _leave_all(newest: Path) -> None:

@@ -8,8 +8,6 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 
 from ds_bert import distributed
-from ds_bert.checkpoint.hf_folder import write_model_folder
-from ds_bert.checkpoint.saving import WriteModel
 from ds_bert.checkpoint.state import set_random_state
 from ds_bert.divergence.detector import Divergence, DivergenceDetector, Launched, as_float
 from ds_bert.errors import TrainingDiverged
@@ -17,13 +15,14 @@ from ds_bert.evaluation.loop import evaluate
 from ds_bert.evaluation.metrics import MetricSums, total_loss
 from ds_bert.guards import standing, stop
 from ds_bert.guards.agreement import require_equal_replicas
+from ds_bert.model.batch import SEQUENCES
 from ds_bert.optim import bf16_optimizer
 from ds_bert.optim.trust_ratios import trust_ratios
 from ds_bert.training.batches import Step, TrainingBatches
 from ds_bert.training.diverged import stop_diverged
 from ds_bert.training.log import RunLog
 from ds_bert.training.plan import Plan
-from ds_bert.training.saves import Saves, State
+from ds_bert.training.saves import Saves, State, model_writer
 
 _SLOW = 5.0  # seconds; in a step that takes longer ranks ask whether to stop,
 _PARTS = 16  # between so many parts
@@ -71,11 +70,13 @@ class Trainer:
         folder, flops = Path(plan.config.output_dir), engine.module.flops
         self.saves = Saves(plan, engine, state.step, before_commit)
         steps, seconds = self.config.max_steps, self.config.report_seconds
-        self.log = RunLog(folder, state.step, steps, device, flops, seconds)
+        ramp = plan.batch.ramp
+        self.log = RunLog(folder, state.step, steps, device, flops, seconds, ramp.samples_after)
         self._losses = engine.module.losses
         self.sums = MetricSums(self._losses, device)
         self._stop_agreed = self._is_slow = self._was_cut = self._has_stepped = False
         self._skips_logged = state.skipped_steps
+        self._batch_size = 0  # sequences of the last step
         self._learning_rate = 0.0  # of the last step; the engine knows that of the next
         self._engine_skips = engine.skipped_steps  # restored with the engine
         self.detector = DivergenceDetector(self.config)
@@ -140,7 +141,9 @@ class Trainer:
         if self._has_stepped:
             standing.at("step")
         launched = Launched(self.state.step + 1, step.first_sample)
-        for number, batch in enumerate(step.micro_batches):
+        for number, batch in enumerate(step.micro_batches, 1):
+            # Steps of a ramp have fewer of them than the engine was told.
+            self.engine.set_gradient_accumulation_boundary(number == len(step.micro_batches))
             launched.before_micro_batch()
             sums = self.engine(batch.to(self.device))
             parts = (sums[name].loss / max(step.counts[of], 1) for name, of in self._losses.items())
@@ -148,7 +151,7 @@ class Trainer:
             self.engine.backward(loss * self._shares)
             launched.after_micro_batch(loss)
             self._settle()  # the step before, whose outcome the next update depends on
-            if self._stop_agreed or self._is_stopped_within(number, len(step.micro_batches)):
+            if self._stop_agreed or self._is_stopped_within(number - 1, len(step.micro_batches)):
                 set_random_state(launched.random_states[0])
                 self._was_cut = self._stop_agreed = True
                 return
@@ -168,7 +171,8 @@ class Trainer:
     def _finish(self, step: Step, launched: Launched) -> None:
         """Count the step, and ask how it went."""
         self.state.step += 1
-        self.state.samples = step.first_sample + self.plan.batch.train_batch_size
+        self._batch_size = step.counts[SEQUENCES]
+        self.state.samples = step.first_sample + self._batch_size
         self.log.advance()
         launched.gradient_norm = self.engine.get_global_grad_norm()
         skipped = self.engine.skipped_steps > self._engine_skips
@@ -222,7 +226,7 @@ class Trainer:
     def _diverged(self, found: Divergence) -> NoReturn:
         with self.log.paused():
             self.saves.wait()
-            writer = self._model_writer()
+            writer = model_writer(self.plan, self.engine.module, self.state)
             stop_diverged(found, self.plan, self.engine, *self._settled, self.detector, writer)
 
     def _log(self) -> None:
@@ -236,6 +240,8 @@ class Trainer:
             metrics
             | {
                 "loss": loss,
+                "samples": self.state.samples,
+                "batch_size": self._batch_size,
                 "learning_rate": self._learning_rate,
                 "gradient_norm": as_float(self.engine.get_global_grad_norm()),
                 "skipped_steps": self.state.skipped_steps,
@@ -268,23 +274,10 @@ class Trainer:
     def _save(self, is_last: bool) -> None:
         with self.log.paused("save"):
             try:
-                self.saves.save(self.state, self._model_writer(), is_last)
+                writer = model_writer(self.plan, self.engine.module, self.state)
+                self.saves.save(self.state, writer, is_last)
             except TrainingDiverged as error:
                 self._diverged(Divergence(str(error), 1))
-
-    def _model_writer(self) -> WriteModel:
-        """Writes a Hugging Face folder with what is known now, at any later time."""
-        store = self.plan.train_table.store
-        facts = {
-            "steps": f"{self.state.step:,}",
-            "training sequences": f"{self.state.samples:,} of up to "
-            f"{self.config.max_seq_length} tokens",
-            "tokens in the corpus": f"{len(store.tokens):,}",
-        }
-        module, casing = self.engine.module, store.do_lower_case
-        return lambda folder, weights: write_model_folder(
-            folder, module, weights, store.vocabulary, casing, facts
-        )
 
 
 def _is_due(step: int, interval: int) -> bool:

@@ -1,4 +1,4 @@
-"""DeepSpeed's checkpoints: the fp32 weights put together from the shards of all ranks.
+"""DeepSpeed's checkpoints: fp32 weights, or their average, put together from all ranks' shards.
 
     mp_rank_00_model_states.pt                  module: the weights in the precision of training
     zero_pp_rank_N_mp_rank_00_optim_states.pt   rank N's part of the fp32 weights and moments (ZeRO)
@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ds_bert.checkpoint.folder import ENGINE, Checkpoint
 from ds_bert.checkpoint.shards import (
+    INNER,
     MASTERS,
     MODEL_STATES,
     OPTIMIZER,
@@ -25,6 +27,10 @@ from ds_bert.checkpoint.shards import (
     optimizer_files,
 )
 from ds_bert.errors import CheckpointError
+from ds_bert.model.bert import OBJECTIVES
+from ds_bert.model.pretrained import read_config_file
+from ds_bert.optim.average import AVERAGE
+from ds_bert.optim.optimizers import parameter_groups
 from ds_bert.weights.torch_files import load_torch
 
 STATES = "*model_states.pt"
@@ -77,6 +83,52 @@ def read_shards(folder: Path) -> tuple[dict[str, Tensor], str]:
         module, frozen = {}, {}  # placeholders
     kind = f"DeepSpeed checkpoint (ZeRO {stage}, {len(shards)} ranks, fp32 weights)"
     return module | frozen | masters, kind
+
+
+def read_average(path: str, checkpoint: Checkpoint | None) -> dict[str, Tensor]:
+    """The moving average of a run's weights, fp32 by name.
+
+    Args:
+        path: what the user has named.
+        checkpoint: of ds_bert, verified, that was found there; None: something else was.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if checkpoint is None:
+        raise CheckpointError(
+            f"{path}: found a model, expected a run or a checkpoint, which may hold an average of "
+            "the weights; leave --weights out"
+        )
+    folder = checkpoint.folder / ENGINE
+    states, shards = _load_states(folder), optimizer_files(folder)
+    try:
+        if not shards:
+            return _averages_of_stage_0(states, checkpoint)
+        parts = [_averages(_optimizer_state(path)[INNER]) for path in shards]
+    except KeyError:
+        raise CheckpointError(
+            f"{checkpoint.folder}: found no moving average of the weights, expected a checkpoint "
+            "of a run with ema_decay; name another one, or leave --weights out"
+        ) from None
+    return _join_groups(states["param_shapes"], parts, None)
+
+
+def _averages(optimizer: dict[str, Any]) -> list[Tensor]:
+    """Of each tensor, or partition of a parameter group, that an optimizer holds."""
+    held = [index for group in optimizer["param_groups"] for index in group["params"]]
+    return [optimizer["state"][index][AVERAGE] for index in held]
+
+
+def _averages_of_stage_0(states: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The optimizer holds the model's tensors, whose names follow from how it was built."""
+    config = read_config_file(checkpoint.model_folder / "config.json")
+    with torch.device("meta"):
+        model = OBJECTIVES[checkpoint.facts["objective"]](config)
+    names = {id(tensor): name for name, tensor in model.named_parameters()}
+    groups = parameter_groups(model, 0.0)
+    held = [names[id(tensor)] for group in groups for tensor in group["params"]]
+    return dict(zip(held, _averages(states["optimizer"]), strict=True))
 
 
 def _load_states(folder: Path) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """roofline.py: measured rows beside the model, recipes, and what is said about mistakes."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 from conftest import ROOT
+from data_util import exit_code
 from roofline_cells import NETWORK, make_cell, predict
+from script_loader import load_file
 
 H200 = "NVIDIA H200"
 
@@ -17,13 +16,16 @@ def benchmarks_on_path(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, ROOT / "benchmarks/roofline.py", *arguments],
-        env=os.environ | {"PYTHONWARNINGS": "ignore"},
-        capture_output=True,
-        text=True,
-    )
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Calls roofline.py; returns its exit code and what it printed to each stream."""
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["roofline.py", *map(str, arguments)])
+        main = load_file(ROOT / "benchmarks/roofline.py").main
+        return exit_code(lambda _: main()), *capsys.readouterr()
+
+    return call
 
 
 def write_rows(folder, name, *rows, gpu=H200):
@@ -107,27 +109,27 @@ def test_the_gap_has_a_name(tmp_path, kernel, group):
     assert compare(found, idle, model, profile).gap == "idle +90.0 ms"
 
 
-def test_without_measurements_it_says_so(tmp_path):
-    result = run("--results", str(tmp_path))
-    assert result.returncode == 0, result.stderr
-    assert "Steps on an H200: not measured" in result.stdout
-    assert result.stdout.count("lengths |") == 8
+def test_without_measurements_it_says_so(run, tmp_path):
+    code, out, err = run("--results", tmp_path)
+    assert code == 0, err
+    assert "Steps on an H200: not measured" in out
+    assert out.count("lengths |") == 8
 
 
 @pytest.mark.parametrize("arguments", [(), ("--recipes",)])
-def test_the_documentation_shows_what_it_prints(tmp_path, arguments):
+def test_the_documentation_shows_what_it_prints(run, tmp_path, arguments):
     page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
-    printed = run(*arguments, "--results", str(tmp_path)).stdout.splitlines()
+    printed = run(*arguments, "--results", tmp_path)[1].splitlines()
     rows = [line for line in printed if line.startswith("| ")]
     assert len(rows) > 8 and [row for row in rows if row not in page] == []
 
 
-def test_measured_cells_stand_beside_the_model(tmp_path):
+def test_measured_cells_stand_beside_the_model(run, tmp_path):
     step = {"case": "bert-large 512 real lengths", "impl": "ours, bf16", "ms": 1600.0}
     write_rows(
         tmp_path, "gpu_steps", step | {"sequences_per_second": 640.0, "micro_batch_size": 256}
     )
-    last = run("--results", str(tmp_path)).stdout.splitlines()[-2]
+    last = run("--results", tmp_path)[1].splitlines()[-2]
     assert last.startswith("| bert-large 512 real lengths: ours, bf16 | 400.0 |")
     assert last.endswith("| 640 | not profiled |")
 
@@ -183,10 +185,10 @@ def test_the_page_of_recipes_shows_the_losses():
         assert shown in page
 
 
-def test_cost_follows_the_price():
+def test_cost_follows_the_price(run):
     rows = [
         [field.strip() for field in line.split("|")[1:-1]]
-        for line in run("--recipes", "--price", "1000").stdout.splitlines()
+        for line in run("--recipes", "--price", 1000)[1].splitlines()
         if line.startswith("| seq128 ")
     ]
     assert [row[1] for row in rows] == ["1", "8", "64"]
@@ -205,23 +207,23 @@ def test_cost_follows_the_price():
         (("--fp8", "--gpu", "A100-80"), "found A100-80, expected a GPU that has it"),
     ],
 )
-def test_bad_arguments(arguments, problem):
-    result = run(*arguments)
-    assert result.returncode == 2
-    assert problem in result.stderr.splitlines()[-1]
+def test_bad_arguments(run, arguments, problem):
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert problem in err.splitlines()[-1]
 
 
-def test_a_damaged_file_is_named(tmp_path):
+def test_a_damaged_file_is_named(run, tmp_path):
     (tmp_path / "gpu_steps.json").write_text("[]")
-    result = run("--results", str(tmp_path))
-    assert result.returncode == 3
-    assert "gpu_steps.json: found" in result.stderr and "Traceback" not in result.stderr
+    code, _, err = run("--results", tmp_path)
+    assert code == 3
+    assert "gpu_steps.json: found" in err and "Traceback" not in err
 
 
-def test_what_does_not_fit_is_marked(tmp_path):
-    result = run("--gpu", "A100-40", "--results", str(tmp_path))
+def test_what_does_not_fit_is_marked(run, tmp_path):
+    printed = run("--gpu", "A100-40", "--results", tmp_path)[1].splitlines()
     large, base = (
-        [line for line in result.stdout.splitlines() if line.startswith(f"| bert-{size}")]
+        [line for line in printed if line.startswith(f"| bert-{size}")]
         for size in ("large", "base")
     )
     assert all("does not fit" in line for line in large)

@@ -15,6 +15,7 @@ from ds_bert import distributed
 from ds_bert.checkpoint import state
 from ds_bert.checkpoint.folder import Checkpoint
 from ds_bert.commands.train import main
+from ds_bert.optim.average import AVERAGE
 from ds_bert.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_process_group")
@@ -41,6 +42,7 @@ def make_recipe(folder: Path, data: Path, save_interval: int = 0, **engine) -> P
     """A recipe of 8 steps of 12 sequences, without dropout, which differs between ranks."""
     folder.mkdir(parents=True)
     section = {"max_steps": STEPS, "log_interval": 1, "save_interval": save_interval}
+    section["ema_decay"] = 0.5
     engine = {"train_batch_size": 12, "train_micro_batch_size_per_gpu": 1} | engine
     path = write_recipe(folder, data, section=section | {"validation_data": ""}, **engine)
     still = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
@@ -144,12 +146,15 @@ def test_four_two_one_three_ranks(of_four_ranks, copy_of, whole):
             assert ends[0][key] == ends[1][key], key
 
 
+VECTORS = ("exp_avg", "exp_avg_sq", AVERAGE)
+
+
 def put_together(engine_folder: Path, group: int) -> dict[str, torch.Tensor]:
-    """Masters and moments of a group from the files of all ranks, with padding, and its step."""
+    """Masters, moments, average and step of a group from the files of all ranks, with padding."""
     files = sorted(engine_folder.glob("*optim_states.pt"))
     parts = [torch.load(path, weights_only=False)["optimizer_state_dict"] for path in files]
     states = [part["base_optimizer_state"]["state"][group] for part in parts]
-    moments = {name: torch.cat([s[name] for s in states]) for name in ("exp_avg", "exp_avg_sq")}
+    moments = {name: torch.cat([s[name] for s in states]) for name in VECTORS}
     masters = torch.cat([part["single_partition_of_fp32_groups"][group] for part in parts])
     return moments | {"masters": masters, "step": states[0]["step"]}
 
@@ -168,12 +173,14 @@ def test_each_format_is_put_together_bit_by_bit(of_four_ranks, copy_of, tmp_path
     for number, group in enumerate(inner.param_groups):
         (held,) = group["params"]
         expected, state = put_together(last / "engine", number), inner.state[held]
+        assert (AVERAGE in state) != carry, "it begins anew where only moments are taken"
         for key, value in {"masters": held.detach(), **state}.items():
             if key == "step":
                 assert value == (0 if carry else expected[key])
                 continue
             length = min(len(value), len(expected[key]))
             assert torch.equal(value[:length], expected[key][:length])
+            assert key != AVERAGE or name == "fp16" or not torch.equal(value, held)
             assert value.any() and not value[length:].any() and not expected[key][length:].any()
     saved = torch.load(last / "engine" / MODEL_FILE, weights_only=False)["module"]
     found = engine.module.state_dict()

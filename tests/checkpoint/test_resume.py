@@ -100,7 +100,7 @@ def test_killed_after_ten_steps_and_resumed(tmp_path, root, data):
 
     In bf16; every precision without a launcher in test_every_step.py.
     """
-    section = {"max_steps": 20, "save_interval": 10, "keep_checkpoints": 2}
+    section = {"max_steps": 20, "save_interval": 10, "keep_checkpoints": 2, "ema_decay": 0.9}
     recipes = {}
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()

@@ -71,6 +71,8 @@ def test_memory_by_hand():
     """ZeRO 1 in bf16: 2 bytes of weights and 4 of sums on all, 12 shared out among 8 ranks."""
     found, n = memory.parts(RANK), 336e6
     assert found["weights"] == 2 * n and found["gradients"] == 4 * n
+    assert "average" not in found
+    assert memory.parts(replace(RANK, average_bytes=4))["average"] == 4 * n / 8
     assert found["masters"] == 4 * n / 8 and found["moments"] == 8 * n / 8
     tokens = 64 * 128
     assert found["activations"] == pytest.approx(tokens * 1024 * (24 * 32.5 + 4 * 2))

@@ -7,10 +7,11 @@ from data_util import exit_code
 from training_util import MODEL, make_data
 
 from ds_bert import recipes
+from ds_bert.batching.equation import plan_batch
 from ds_bert.commands.train import main, parse_command_line
 from ds_bert.deepspeed_files.translate import translate
 from ds_bert.errors import ConfigurationError
-from ds_bert.training.deepspeed_config import check_engine_config, plan_batch
+from ds_bert.training.deepspeed_config import check_engine_config
 
 # As in DeepSpeed's first tutorials.
 TUTORIAL = {

@@ -9,8 +9,9 @@ from ds_bert.costs.hours import Speed
 from ds_bert.errors import STOPPED_ON_REQUEST, ConfigurationError
 from ds_bert.files import as_json
 from ds_bert.pipeline import phase
-from ds_bert.pipeline.phase import Training, check_launch, pace
+from ds_bert.pipeline.phase import Training, pace
 from ds_bert.pipeline.plan import Plan
+from ds_bert.pipeline.process import check_launch
 from ds_bert.pipeline.state import Record, State
 
 WORK = {
@@ -98,6 +99,15 @@ def test_a_stop_before_that_is_one_that_was_asked_for(tmp_path, monkeypatch):
     machine = Machine(STOPPED_ON_REQUEST)
     one = training(tmp_path, machine, max_steps=70, limit=100.0, trained=20.0)
     assert one.run() == STOPPED_ON_REQUEST
+
+
+def test_who_asks_near_the_end_is_obeyed(tmp_path, monkeypatch):
+    monkeypatch.setattr(phase, "product_of", lambda *_: {"step": 65})
+    machine = Machine(STOPPED_ON_REQUEST)
+    machine.is_asked = True
+    one = training(tmp_path, machine, max_steps=70, limit=100.0, trained=95.0)
+    assert one.run() == STOPPED_ON_REQUEST
+    assert one.state.stages["phase_1"].facts["max_steps"] == 70
 
 
 def test_a_pace_that_does_not_fit_changes_the_steps(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import pytest
 from conftest import ROOT
@@ -11,10 +12,9 @@ from ds_bert.commands import create_vocab, evaluate, export_hf
 from ds_bert.commands.main import main
 from ds_bert.errors import ConfigurationError
 from ds_bert.pipeline import options
-from ds_bert.pipeline.phase import recipe
 from ds_bert.pipeline.plan import Plan, read_plan
 from ds_bert.pipeline.plan_file import find_plan
-from ds_bert.pipeline.stages import command
+from ds_bert.pipeline.stages import command, recipe
 from ds_bert.training.deepspeed_config import ALLOWED_KEYS
 
 ADAM = {"type": "AdamW", "params": {"lr": 0.001}}
@@ -145,6 +145,13 @@ def test_the_advisor_makes_a_plan(tmp_path, capsys, language):
     assert "edit it and call again" in capsys.readouterr().out
     again = {**flags, "input_file": None, "hours": None}
     assert find_plan(None, "unused", None, again) == plan
+
+
+def test_the_plan_of_the_page_is_one(root):
+    page = (root / "docs/pretrain.md").read_text(encoding="utf-8")
+    (text,) = re.findall("```json\n(.*?)```", page, re.DOTALL)
+    assert Plan(json.loads(text)).stages == list(options.STAGES)
+    assert all(f"`{key}`" in page for key in options.COMMON)
 
 
 def test_commands_of_the_stages():

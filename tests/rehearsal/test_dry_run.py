@@ -1,5 +1,6 @@
 """What a dry run tells of a run's cost."""
 
+import json
 import re
 
 import pytest
@@ -7,6 +8,7 @@ from data_util import exit_code
 from training_util import make_data, write_recipe
 
 from ds_bert.commands.train import main
+from ds_bert.costs.hours import Speed, Work, seconds
 
 pytestmark = pytest.mark.usefixtures("one_process_group")
 
@@ -51,12 +53,16 @@ def test_other_gpus(tmp_path, data, capsys):
 
 def test_a_probe_times_the_real_trainer_and_leaves_nothing(tmp_path, data, capsys):
     recipe = write_recipe(tmp_path, data, section={"max_steps": 500})
-    assert exit_code(main, "--ds_config", recipe, "--dry_run", "--probe_steps", "6") == 0
+    ask = ["--dry_run", "--probe_steps", "6", "--cost_file", tmp_path / "cost.json"]
+    assert exit_code(main, "--ds_config", recipe, *ask) == 0
     text = capsys.readouterr().out
     assert "step 11/11 " in text
     found = lines(text)
     assert "the speed of 6 probe steps on this machine" in found["hours"]
     assert "measured" in found["memory"]
+    cost = json.loads((tmp_path / "cost.json").read_text())
+    took = seconds(Work(**cost["work"]), Speed(**cost["speed"])).total
+    assert found["hours"].startswith(f"{took / 3600:,.4g} ")
     assert [path.name for path in (tmp_path / "run").glob("**/*")] == []
 
 

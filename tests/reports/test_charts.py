@@ -45,6 +45,21 @@ def test_a_whisker_ends_at_its_ends():
     assert [x for x, _ in whisker] == pytest.approx([left + unit, left + 4 * unit], abs=0.01)
 
 
+def test_a_band_lies_between_its_ends():
+    band = [(3.0, 5.0), (1.0, 2.0)]
+    lines = [Line("a", [0, 20], [4.0, 1.5], band=band), Line("b", [0, 20], [5.0, 1.0], 2)]
+    drawing = draw(Lines(lines), "score")
+    path, *_ = re.findall(r'<defs>\s*<path id="[^"]*" d="([^"]*)"', drawing)
+    numbers = [float(number) for number in re.findall(NUMBER, path)]
+    use = rf'<use [^>]*y="({NUMBER})" style="fill: var\(--line-1\); fill-opacity'
+    (shift,) = re.findall(use, drawing)
+    filled = {(x, y + float(shift)) for x, y in zip(numbers[::2], numbers[1::2], strict=True)}
+    ((left, high), (right, low)) = max(shapes(drawing, "stroke", "line-2"), key=span)
+    unit = (low - high) / 4  # downwards, from 5 to 1
+    corners = [(left, high), (left, high + 2 * unit), (right, low - unit), (right, low)]
+    assert sorted(filled) == [pytest.approx(corner, abs=0.01) for corner in corners]
+
+
 def test_lines_lie_where_their_values_are():
     panel = Lines(
         [Line("a", [0, 10, 20], [5.0, 2.0, 1.0]), Line("b", [0, 20], [5.0, 1.0], 2)],

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import shutil
 from random import Random
+from unittest.mock import MagicMock
 
 import datasets
 import pytest
@@ -16,7 +18,9 @@ from transformers import (
     BertTokenizer,
 )
 
+from ds_bert.checkpoint.manifest import write_manifest
 from ds_bert.commands.score import main
+from ds_bert.files import seal_file
 from ds_bert.scoring.examples import with_splits
 from ds_bert.scoring.model import find_contestant
 from ds_bert.scoring.options import ScoreOptions
@@ -95,6 +99,25 @@ def test_learns_a_class_of_texts(score, files, tmp_path, capsys):
     assert not other["trained"]
     difference = other["differences"]["accuracy"]["difference"]
     assert difference == pytest.approx(found["accuracy"] - other["accuracy"])
+
+
+def test_a_watched_run_gets_the_same_figures(score, files, model, tmp_path, capsys, monkeypatch):
+    """Of its checkpoint, and of the same architecture with random weights."""
+    monkeypatch.setattr("ds_bert.scoring.watch.ReportWriter", lambda *_: MagicMock())
+    checkpoint = tmp_path / "run/checkpoints/step_3"
+    shutil.copytree(model, checkpoint / "hf")
+    entries = {f"hf/{one.name}": seal_file(one) for one in (checkpoint / "hf").iterdir()}
+    write_manifest(checkpoint, entries, {})
+    one = ("--seeds", 1, "--epochs", 1, "--untrained")
+    alone = score("classification", *files, *one)
+    line = ("--checkpoint", tmp_path / "run", "--watch", "--patience", 0)
+    task = ("--task", "classification", "--train_file", files[0], "--test_file", files[1])
+    assert exit_code(main, *line, *task, *FAST, *one) == 0
+    random, row = map(json.loads, capsys.readouterr().out.splitlines())
+    names = [name for name in alone if name not in ("checkpoint", "compare")]
+    assert len(names) > 20 and {name: row[name] for name in names} == {n: alone[n] for n in names}
+    assert row["step"] == 3 and row["checkpoint"] == str(checkpoint)
+    assert not random["trained"] and random["accuracy"] == alone["compare"][0]["accuracy"]
 
 
 def test_the_same_every_time_from_any_kind_of_file(score, files, tmp_path):

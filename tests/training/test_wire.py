@@ -19,7 +19,7 @@ STAGE_1 = {
     "fp16": ("float16", "float16", 1),
     "fp32, several micro-batches": ("float32", "float32", 1),
 }
-STAGE_0 = "fp32, stage 0"
+STAGE_0, EARLY = "fp32, stage 0", "bf16, overlap_comm"
 
 
 def sizes(model):
@@ -59,7 +59,9 @@ def counted(tmp_path_factory, golden):
     """By case, and by "larger" for the first of them: what each rank has counted."""
     folder = tmp_path_factory.mktemp("wire")
     data = make_data(folder / "data", golden)
-    runs = {name: (name, MODEL) for name in (*STAGE_1, STAGE_0)} | {"larger": ("bf16", LARGER)}
+    runs = {name: (name, MODEL) for name in (*STAGE_1, STAGE_0, EARLY)} | {
+        "larger": ("bf16", LARGER)
+    }
     recipes = []
     for key, (name, model) in runs.items():
         (own := folder / key).mkdir()
@@ -83,6 +85,17 @@ def test_stage_0_sends_sums_to_all(counted):
     found = counted[STAGE_0][0]
     assert {kind for kind, _ in found} == {"all-reduce"}
     assert found["all-reduce", "float32"][1] == pytest.approx(4 * sum(sizes(MODEL)[1]), abs=8)
+
+
+def test_sums_on_their_way_during_the_backward_pass_cost_a_ranks_part_more(counted):
+    elements = padded(sum(sizes(MODEL)[1]))
+    for found in counted[EARLY]:
+        buckets, num_bytes = found.pop(("reduce-scatter", "float32"))
+        assert buckets == -(-elements // 20_000) and num_bytes == 4 * elements
+        assert found.pop(("all-to-all", "float32")) == (1, 4 * elements // RANKS)
+        expected = least("bf16")
+        del expected["reduce-scatter", "float32"]
+        assert found == expected
 
 
 def test_bytes_of_a_ring(counted):

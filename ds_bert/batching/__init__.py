@@ -1,0 +1,1 @@
+"""How many sequences an optimizer step has, and how they are shared out."""
