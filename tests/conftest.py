@@ -117,3 +117,8 @@ def pytest_collection_finish():
     """Everything is imported: what is there now stays, and need not be searched for garbage."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure():
+    """The end looks for garbage everywhere, or packages tell of leaks."""
+    gc.unfreeze()

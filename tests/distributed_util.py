@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 # Imported once by the fork server instead of once per rank.
-_PRELOAD = ["deepspeed", "transformers.models.bert.modeling_bert", "ds_bert.training.run"]
+PRELOAD = ["deepspeed", "transformers.models.bert.modeling_bert", "ds_bert.training.run"]
 
 
 def join_group(rank: int = 0, world_size: int = 1, port: int = 0) -> None:
@@ -57,7 +57,7 @@ def run_ranks(
     traceback.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOAD)
+    context.set_forkserver_preload(PRELOAD)
     with tempfile.TemporaryDirectory() as folder:
         start = functools.partial(context.Process, target=_run_rank, daemon=True)
         port = free_port()

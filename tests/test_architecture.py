@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -29,12 +30,14 @@ LINES, MODULES = 300, 12  # of a file; of a folder
 DOORS = 24  # of a folder that holds a file for each command, and no logic
 
 
+@cache
 def modules() -> dict[str, Path]:
     """All modules by their names without ds_bert, such as "text.inputs"."""
     files = (path for path in HOUSE.rglob("*.py") if path.name != "__init__.py")
     return {".".join(path.relative_to(HOUSE).with_suffix("").parts): path for path in files}
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """Full names of everything that a file imports, inside functions as well."""
     names = set()

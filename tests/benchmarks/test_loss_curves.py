@@ -1,17 +1,16 @@
 """The comparison of loss curves: it runs, its arms are what they say, its verdicts can fail."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from data_util import exit_code
 from script_loader import load_file
 from training_util import make_data
 
+from ds_bert.commands import evaluate, train
 from ds_bert.dataset.store import TokenStore
 from ds_bert.training.batches import TrainingBatches
 
@@ -19,6 +18,24 @@ from ds_bert.training.batches import TrainingBatches
 @pytest.fixture(scope="module")
 def data(tmp_path_factory, golden):
     return make_data(tmp_path_factory.mktemp("curves") / "data", golden)
+
+
+@pytest.fixture
+def smoke(monkeypatch, tmp_path):
+    """Runs a script of benchmarks/loss with `--smoke` in this process; returns it and its rows."""
+    for folder in ("benchmarks", "benchmarks/loss"):
+        monkeypatch.syspath_prepend(ROOT / folder)
+    monkeypatch.setenv("OUT", str(tmp_path))
+
+    def run(name, rows, *data, **replaced):
+        script = load_file(ROOT / f"benchmarks/loss/{name}.py")
+        for part, value in replaced.items():
+            monkeypatch.setattr(script, part, value)
+        monkeypatch.setattr("sys.argv", [name, *map(str, data), "--smoke"])
+        assert script.main() == 0
+        return json.loads((tmp_path / f"{rows}.json").read_text())["rows"]
+
+    return run
 
 
 @pytest.fixture
@@ -31,15 +48,9 @@ def verdicts():
     return load_file(ROOT / "benchmarks/loss/verdicts.py")
 
 
-def test_smoke(data, tmp_path):
-    result = subprocess.run(
-        [sys.executable, ROOT / "benchmarks/loss/curves.py", data, "--smoke"],
-        env=os.environ | {"OUT": str(tmp_path), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    rows = json.loads((tmp_path / "loss_curves.json").read_text())["rows"]
+def test_smoke(smoke, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    rows = smoke("curves", "loss_curves", data)
     named = {row["impl"]: row for row in rows}
     assert named["ours fp32 - plain fp32"]["largest_difference"] < 1e-5
     assert 0 < named["ours bf16 - plain bf16"]["largest_difference"] < 1e-2
@@ -144,16 +155,16 @@ def test_ours_are_thin_and_above_the_others():
     assert (first.title, second.title, list(second.lines[0].y)) == ("all", "one value", [0.0])
 
 
-def test_masked_lm_alone(tmp_path, golden):
+@pytest.mark.usefixtures("one_process_group")
+def test_masked_lm_alone(smoke, tmp_path, golden, capsys):
+    def command(script, *arguments):
+        capsys.readouterr()
+        main = {"train.py": train.main, "evaluate.py": evaluate.main}[script]
+        assert exit_code(main, *arguments) == 0
+        return capsys.readouterr().out
+
     data = make_data(tmp_path / "data", golden, objective="mlm")
-    result = subprocess.run(
-        [sys.executable, ROOT / "benchmarks/loss/masked_lm.py", data, data, "--smoke"],
-        env=os.environ | {"OUT": str(tmp_path), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    rows = json.loads((tmp_path / "masked_lm.json").read_text())["rows"]
+    rows = smoke("masked_lm", "masked_lm", data, data, command=command)
     assert [row["impl"] for row in rows] == ["ours, seed 1", "transformers, seed 1"]
     # Hardly trained models: about the entropy of 1,500 equally likely tokens, 7.3 nats.
     losses = [row[loss] for row in rows for loss in ("final_loss", "validation_loss")]

@@ -1,4 +1,7 @@
-"""Real processes: killed and resumed runs end with the same bits, signals save and stop."""
+"""Real processes: killed and resumed runs end with the same bits, signals save and stop.
+
+Under the launcher in each rank; what needs no launcher starts warm.
+"""
 
 import json
 import os
@@ -10,9 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_util import free_port
+from distributed_util import free_port, run_ranks
 from safetensors.torch import load_file
 from training_util import make_data, write_recipe
+from warm import Warm
+
+from ds_bert import distributed
+from ds_bert.commands.train import main
 
 TIMEOUT = 180  # seconds; a launch takes about 15
 ENVIRONMENT = {
@@ -28,19 +35,16 @@ def data(tmp_path_factory, golden):
     return make_data(tmp_path_factory.mktemp("data") / "train", golden)
 
 
-def command(root: Path, recipe: Path, ranks: int = 1) -> list[str]:
-    """train.py as a plain process, or by the launcher with 2 ranks."""
-    train = [str(root / "ds_bert/train.py"), "--ds_config", str(recipe)]
-    if ranks == 1:
-        return [sys.executable, *train]
+def command(root: Path, recipe: Path) -> list[str]:
+    """train.py by the launcher with 2 ranks."""
     launcher = str(Path(sys.executable).parent / "deepspeed")
-    port = str(free_port())
-    return [launcher, "--num_accelerators", str(ranks), "--master_port", port, *train]
+    flags = ["--num_accelerators", "2", "--master_port", str(free_port())]
+    return [launcher, *flags, str(root / "ds_bert/train.py"), "--ds_config", str(recipe)]
 
 
-def run(root, recipe, ranks=1) -> subprocess.CompletedProcess:
+def run(root, recipe) -> subprocess.CompletedProcess:
     return subprocess.run(
-        command(root, recipe, ranks),
+        command(root, recipe),
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
@@ -49,9 +53,9 @@ def run(root, recipe, ranks=1) -> subprocess.CompletedProcess:
     )
 
 
-def start(root, recipe, ranks=1) -> subprocess.Popen:
+def start(root, recipe) -> subprocess.Popen:
     return subprocess.Popen(
-        command(root, recipe, ranks),
+        command(root, recipe),
         env=ENVIRONMENT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -60,7 +64,12 @@ def start(root, recipe, ranks=1) -> subprocess.Popen:
     )
 
 
-def wait_for(path: Path, process: subprocess.Popen) -> None:
+def train_on_this_rank(recipe: str) -> None:
+    distributed.shutdown = lambda: None
+    assert main(["--ds_config", recipe]) == 0
+
+
+def wait_for(path: Path, process: subprocess.Popen | Warm) -> None:
     deadline = time.monotonic() + TIMEOUT
     while not path.exists():
         assert process.poll() is None, f"ended before {path} was there"
@@ -111,16 +120,15 @@ def test_killed_after_ten_steps_and_resumed(tmp_path, root, data):
             train_batch_size=16,
             bf16={"enabled": True},
         )
-    result = run(root, recipes["whole"], ranks=2)
-    assert result.returncode == 0, result.stderr[-3000:]
+    run_ranks(train_on_this_rank, 2, str(recipes["whole"]))
 
-    process = start(root, recipes["killed"], ranks=2)
+    process = start(root, recipes["killed"])
     latest = tmp_path / "killed/run/checkpoints/latest"
     wait_for(latest, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert latest.read_text() == "step_10\n", "killed too late to show anything"
-    result = run(root, recipes["killed"], ranks=2)
+    result = run(root, recipes["killed"])
     assert result.returncode == 0, result.stderr[-3000:]
     assert "step_10" in result.stdout
 
@@ -128,20 +136,21 @@ def test_killed_after_ten_steps_and_resumed(tmp_path, root, data):
     assert_same_state(*checkpoints)
 
 
-@pytest.mark.launcher
-def test_a_signal_saves_and_stops_and_the_next_start_goes_on(tmp_path, root, data):
+def test_a_signal_saves_and_stops_and_the_next_start_goes_on(tmp_path, data):
     section = {"max_steps": 100_000, "save_interval": 0, "log_interval": 1}
     recipe = write_recipe(tmp_path, data, section=section)
-    process = start(root, recipe)
+    process = Warm(["--ds_config", recipe], tmp_path, ENVIRONMENT)
     wait_for(tmp_path / "run/metrics.jsonl", process)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(TIMEOUT) == 75
+    process.communicate()
+    assert process.returncode == 75
     stopped = int((tmp_path / "run/checkpoints/latest").read_text().removeprefix("step_"))
     assert stopped > 0
 
     recipe = write_recipe(tmp_path, data, section=section | {"max_steps": stopped + 2})
-    result = run(root, recipe)
-    assert result.returncode == 0, result.stderr[-3000:]
+    process = Warm(["--ds_config", recipe], tmp_path, ENVIRONMENT)
+    text, _ = process.communicate()
+    assert process.returncode == 0, text[-3000:]
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, stopped + 3))
 
@@ -149,7 +158,7 @@ def test_a_signal_saves_and_stops_and_the_next_start_goes_on(tmp_path, root, dat
 @pytest.mark.launcher
 def test_an_error_reaches_the_user_through_the_launcher(tmp_path, root, data):
     recipe = write_recipe(tmp_path, data, section={"max_stepz": 3})
-    result = run(root, recipe, ranks=2)
+    result = run(root, recipe)
     assert result.returncode == 2
     assert 'unknown key "max_stepz"; did you mean "max_steps"?' in result.stderr + result.stdout
     assert "Traceback" not in result.stderr

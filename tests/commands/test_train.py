@@ -11,6 +11,7 @@ from conftest import ROOT
 from console_lines import kinds
 from distributed_util import free_port
 from training_util import make_data, write_recipe
+from warm import Warm
 
 from ds_bert.commands import train
 from ds_bert.errors import ConfigurationError
@@ -48,23 +49,20 @@ def test_the_launch_door_starts_the_module_and_stops_it(tmp_path, golden):
     assert (step / "hf/model.safetensors").exists()
 
 
-@pytest.mark.launcher
 def test_ranks_with_other_settings_are_refused(tmp_path, golden):
     """Two processes as a launcher of one's own starts them; one has got another seed."""
     data = make_data(tmp_path / "data/train", golden)
     recipe = write_recipe(tmp_path, data, train_batch_size=16)
     address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "ds_bert.train", "--ds_config", recipe, "--seed", seed],
-            env={**ENVIRONMENT, **address, "RANK": rank, "LOCAL_RANK": rank},
+        Warm(
+            ["--ds_config", recipe, "--seed", seed],
             cwd=tmp_path,
-            stderr=subprocess.PIPE,
-            text=True,
+            env={**ENVIRONMENT, **address, "RANK": rank, "LOCAL_RANK": rank},
         )
         for rank, seed in (("0", "42"), ("1", "7"))
     ]
-    told = [process.communicate(timeout=180)[1] for process in ranks]
+    told = [process.communicate(timeout=180)[0] for process in ranks]
     assert [process.returncode for process in ranks] == [2, 2]
     assert "seed: rank 1 (" in told[0]
     assert "has 7, rank 0 (" in told[0]

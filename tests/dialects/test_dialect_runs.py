@@ -62,8 +62,11 @@ def losses(run):
 
 @pytest.fixture(scope="module")
 def adapted(place):
-    """The run of the adaptation's command, which saves its recipe as well."""
-    line = f"{ADAPTATION} --output_dir=out --save_recipe recipe.json"
+    """The run of the adaptation's command, which saves its recipe as well.
+
+    DeepSpeed's launcher puts the first flag there.
+    """
+    line = f"--local_rank=0 {ADAPTATION} --output_dir=out --save_recipe recipe.json"
     assert exit_code(main, *line.split()) == 0
     return place / "out"
 
@@ -140,16 +143,12 @@ def test_refusals_end_with_exit_2_and_write_nothing(place, capsys):
 
 
 @pytest.mark.launcher
-@pytest.mark.parametrize("launcher", ["torch.distributed.run", "deepspeed"])
-def test_two_ranks(place, launcher):
-    python, port = Path(sys.executable), free_port()
-    start = {
-        "torch.distributed.run": [python, "-m", launcher, "--nproc_per_node=2"],
-        "deepspeed": [python.parent / launcher, "--num_accelerators", "2"],
-    }[launcher]
-    script = ["--master_port", str(port), "--module", "ds_bert.train"]
+def test_two_ranks(place):
+    """Under DeepSpeed's launcher: test_resume.py and test_train.py."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    script = ["--master_port", str(free_port()), "--module", "ds_bert.train"]
     result = subprocess.run(
-        [*start, *script, *ADAPTATION.split(), f"--output_dir={launcher}"],
+        [*start, *script, *ADAPTATION.split(), "--output_dir=two"],
         env={**os.environ, "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
@@ -158,4 +157,4 @@ def test_two_ranks(place, launcher):
     assert result.returncode == 0, result.stderr[-3000:]
     assert "train_batch_size 16 = micro-batch 4 x accumulation 2 x ranks 2" in result.stdout
     assert (result.stdout + result.stderr).count("--label_names: names the labels") == 1
-    assert (place / launcher / "checkpoints/step_4/hf/model.safetensors").exists()
+    assert (place / "two/checkpoints/step_4/hf/model.safetensors").exists()
