@@ -5,6 +5,7 @@ import importlib
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,6 +148,21 @@ def stop_after_parsing(call: Any) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Parsed):
         patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
         call()
+
+
+@cache
+def flags_of(name: str) -> frozenset[str]:
+    """All flags of a command."""
+    seen: list[Any] = []
+
+    def parse_args(self: Any, *_: Any) -> None:
+        seen.extend(self._option_string_actions)
+        raise Parsed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Parsed):
+        patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+        importlib.import_module(f"ds_bert.commands.{COMMANDS[name]}").main([], None)
+    return frozenset(seen)
 
 
 def recognise(command: Command) -> bool:

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from conftest import ROOT
 from data_util import synthetic_text
-from doc_commands import commands_of, launched, own, parse, recognise
+from doc_commands import commands_of, flags_of, launched, own, parse, recognise
 
 from ds_bert.commands.main import COMMANDS, main
 from ds_bert.errors import UserError
@@ -72,6 +72,15 @@ def test_commands_are_read_by_their_parsers(page, tmp_path, monkeypatch, capsys)
             pytest.fail(f"{command.text}: {capsys.readouterr().err}")
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_named_in_sentences_and_their_flags_exist(page):
+    for name, rest in re.findall(r"`ds-bert ([a-z][a-z-]*)( [^`]*)?`", page.read_text("utf-8")):
+        assert name in COMMANDS, name
+        if name not in ("launch", "preflight"):  # which pass flags on
+            unknown = set(re.findall(r"(?<=\s)--\w+", rest)) - flags_of(name)
+            assert not unknown, (name, unknown)
+
+
 def test_a_wrong_flag_is_found(tmp_path):
     page = ROOT / "docs/data.md"
     command = next(c for c in commands_of(page) if c.words[1] == "preprocess")
@@ -101,3 +110,6 @@ def test_the_pages_for_newcomers_work_as_they_are(tmp_path, monkeypatch, capsys,
         code = main([name, *words, *SMALLER.get(name, ())])
         assert not code, f"{command.page}: {command.text}"
         done.add(command.words)
+    use = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)[1]
+    exec(use.replace("runs/pretrain/model", "models/my-bert"), {})
+    assert "'score'" in capsys.readouterr().out

@@ -13,7 +13,8 @@ NOTEBOOK = ROOT / "docs/first_bert.ipynb"
 def test_the_notebook_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("STEPS", "2")
     monkeypatch.setenv("MEGABYTES", "0.1")
-    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    for name in ("JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):  # else in the user's home
+        monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)

@@ -145,11 +145,13 @@ def _precision(plan: Plan) -> str:
 
 def as_record(plan: Plan) -> dict[str, Any]:
     """The resolved configuration as plain JSON values."""
+    batch = asdict(plan.batch)
+    del batch["ramp"]  # as batch_ramp says
     return {
         "ds_bert": asdict(plan.config),
         "deepspeed": plan.engine_config,
         "optimizer": plan.optimizer,
-        "batch": asdict(plan.batch),
+        "batch": batch,
         "model_config": plan.model_config.to_diff_dict(),
         "num_parameters": plan.num_parameters,
         "facts": plan.facts,

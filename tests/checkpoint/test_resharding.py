@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import ChainMap
 from pathlib import Path
 from unittest import mock
 
@@ -14,9 +15,11 @@ from training_util import MODEL, make_data, write_recipe
 from ds_bert import distributed
 from ds_bert.checkpoint import state
 from ds_bert.checkpoint.folder import Checkpoint
+from ds_bert.checkpoint.manifest import read_manifest
 from ds_bert.commands.train import main
 from ds_bert.optim.average import AVERAGE
 from ds_bert.training.trainer import Trainer
+from ds_bert.weights.zero_shards import read_average
 
 pytestmark = pytest.mark.usefixtures("one_process_group")
 MODEL_FILE = "mp_rank_00_model_states.pt"
@@ -190,6 +193,17 @@ def test_each_format_is_put_together_bit_by_bit(of_four_ranks, copy_of, tmp_path
         assert engine.optimizer.cur_scale == 2.0**16
     counts = engine.global_steps, engine.skipped_steps
     assert counts == ((0, 0) if carry else (2, int(name == "fp16")))
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_the_average_of_four_ranks_by_name(of_four_ranks, name):
+    last = of_four_ranks[0] / name / "run/checkpoints/step_2"
+    found = read_average("the run", Checkpoint(last, read_manifest(last)))
+    groups = torch.load(last / "engine" / MODEL_FILE, weights_only=False)["param_shapes"]
+    assert {key: value.shape for key, value in found.items()} == dict(ChainMap(*groups))
+    for number, group in enumerate(groups):
+        parts = torch.cat([found[key].flatten() for key in group])
+        assert torch.equal(parts, put_together(last / "engine", number)[AVERAGE][: len(parts)])
 
 
 def test_a_damaged_part_of_the_four_and_an_older_checkpoint(copy_of, capsys):
