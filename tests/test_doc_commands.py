@@ -18,8 +18,9 @@ ALL = [command for page in PAGES for command in commands_of(page)]
 OTHERS = {
     r"bash scripts/(install|quickstart)\.sh": "installs packages, and takes minutes",
     r"bash scripts/test\.sh": "runs this test",
-    r"\. \.venv/bin/activate": "of the shell",
-    r"pip |head ": "of other projects",
+    r"\. \S+/bin/activate": "of the shell",
+    r"^(pip|head|git|python -m venv) ": "of other projects",
+    r"^python (run_glue|run_qa|score_vectors)\.py": "of other projects, or the reader's own",
     r"python (benchmarks/|scripts/torture\.py)": "measures or breaks things, for minutes or hours",
 }
 # What these pages say is executed, one after the other, with a tiny model; but for:
