@@ -174,9 +174,9 @@ class Job:
         return time.monotonic() - since
 
     def _left(self) -> dict[int, list[bytes]]:
-        for process in self._processes:
-            process.poll()  # takes the zombies away
-        return living(self._mark)
+        # Polls, which takes the zombies away. One that has not begun its program has no mark yet.
+        own = {process.pid: [] for process in self._processes if process.poll() is None}
+        return own | living(self._mark)
 
     def kill_all(self) -> int:
         """End every process of this job, also stopped ones; returns how many there were."""

@@ -18,7 +18,7 @@ from ds_bert.checkpoint import manifest, saving
 from ds_bert.checkpoint.manifest import read_manifest
 from ds_bert.checkpoint.part import Part
 from ds_bert.commands.train import main
-from ds_bert.training import run, trainer
+from ds_bert.training import run, saves
 
 pytestmark = pytest.mark.usefixtures("one_process_group")
 SECTION = {"max_steps": 6, "warmup_steps": 0, "save_interval": 2, "log_interval": 6}
@@ -62,7 +62,7 @@ PLACES = {
     "weights": (torch, "save", 1),
     "moments": (torch, "save", 2),
     "random state": (torch, "save", 3),
-    "model folder": (trainer, "write_model_folder", 1),
+    "model folder": (saves, "write_model_folder", 1),
     "forcing to disk": (files, "seal_file", 4),
     "manifest": (saving, "write_manifest", 1),
     "folder": (files, "sync_folder", 3),

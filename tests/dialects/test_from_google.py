@@ -74,6 +74,7 @@ def test_do_eval_alone_is_an_evaluation(start):
         "path": "out",
         "data": start.split()[0].partition("=")[2],
         "max_seq_length": 32,
+        "weights": "last",
         "only_mlm": False,
         "batch_size": 16,
         "max_sequences": 48,
