@@ -37,7 +37,6 @@ class WaitlessBF16Optimizer(BF16_Optimizer):
 
     skipped: Tensor | None = None
     _wire_dtype: torch.dtype | None = None  # None: DeepSpeed's all-reduce, all sums on all ranks
-
     _early: list[EarlyReduceScatter] | None = None  # None: after the backward pass
 
     def scatter(self, dtype: torch.dtype) -> None:
@@ -46,9 +45,15 @@ class WaitlessBF16Optimizer(BF16_Optimizer):
         self.reduce_gradients = self._reduce_scatter  # the engine looks for that name
 
     def scatter_early(self, is_last: Callable[[], bool], bucket_size: int) -> None:
-        """Do so bucket by bucket, in the backward passes that are a step's last."""
+        """Do so bucket by bucket; the largest group's in the last backward pass of a step.
+
+        The other groups, all biases and norms, follow behind it: were two sent as they come, a
+        rank where they come in another order would wait for ever.
+        """
         assert self._wire_dtype is not None
         self._is_last = is_last
+        sizes = [len(flat) for flat in self.fp32_groups_gradients_flat]
+        self._largest = sizes.index(max(sizes))
         self._early = [
             EarlyReduceScatter(
                 flat, [part.numel() for part in parts], bucket_size, self._wire_dtype, group
@@ -66,10 +71,8 @@ class WaitlessBF16Optimizer(BF16_Optimizer):
         """Leave means over ranks in this rank's partitions, and what nobody needs elsewhere."""
         self._zero_sums_of_nothing()
         if self._early is not None:
-            for early, part in zip(
-                self._early, self.fp32_groups_gradient_flat_partition, strict=True
-            ):
-                early.finish(part)
+            for group in sorted(range(len(self._early)), key=lambda i: i != self._largest):
+                self._early[group].finish(self.fp32_groups_gradient_flat_partition[group])
             return
         groups = zip(
             self.fp32_groups_gradients_flat,
@@ -134,7 +137,7 @@ class WaitlessBF16Optimizer(BF16_Optimizer):
         has_one[group_idx][param_idx] = True
         if clear_lp_grads:
             lp.grad.zero_()
-        if self._early is not None and self._is_last():
+        if self._early is not None and group_idx == self._largest and self._is_last():
             self._early[group_idx].arrived(param_idx)
 
     def clear_hp_grads(self) -> None:
