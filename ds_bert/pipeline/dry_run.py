@@ -50,7 +50,7 @@ def dry_run(plan: Plan) -> int:
             print(f"{'':>12}  {line}")
     asked = f" of {plan.hours:g} asked for" if plan.hours else ""
     print(f"{'hours':>12}: about {left / 3600:.2g}{asked}")
-    verdicts.require_nothing_lost(plan, state, found)
+    verdicts.require_nothing_lost(plan, found)
     print("dry run: nothing was made")
     return 0
 

@@ -56,12 +56,14 @@ def pretrain(
         if restart_from is not None:
             for place in verdicts.restart(plan, state, restart_from):
                 _say(f"the run before is kept in {place}")
-        verdicts.require_nothing_lost(plan, state, verdicts.judge(plan, state))
+        verdicts.require_nothing_lost(plan, verdicts.judge(plan, state))
         state.write()
         write_plan(plan)
         for stage in plan.stages:
             if code := _make(plan, state, stage, launch, runner):
                 return _leave(stage, code)
+        state.restarted = None
+        state.write()
         page = write_report(plan)
     for line in summary(plan, state, page):
         print(line, flush=True)

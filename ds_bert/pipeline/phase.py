@@ -56,6 +56,7 @@ class Training:
         facts = self._record.facts
         if "max_steps" not in facts and (code := self._settle()):
             return code
+        self._count_what_was_killed()
         while True:
             self._write_recipe(facts["max_steps"])
             arguments, before = [*self._recipe_flags(), *self._time_flags()], facts["max_steps"]
@@ -67,6 +68,14 @@ class Training:
             if facts["max_steps"] == before and not self._end_soon():
                 return code
 
+    def _count_what_was_killed(self) -> None:
+        """Time of processes whose end was not recorded, such as by kill -9; their log knows it."""
+        with suppress(DataError):
+            known = read_phases(folder_of(self.plan, self.phase))[-1].seconds
+            lost = max(0.0, known - self._record.facts.get("trained", 0.0))
+            self._record.facts["trained"] = self._record.facts.get("trained", 0.0) + lost
+            self._record.seconds += lost
+
     @property
     def _record(self) -> Record:
         return self.state.stages[self.phase]
@@ -77,7 +86,8 @@ class Training:
         if self.plan.hours is None:
             self._record.facts["max_steps"] = section["max_steps"]
             return 0
-        self._write_recipe(max(_ANY_STEPS, 2 * (section.get("warmup_steps") or 0)))
+        given = sum(section.get(name) or 0 for name in ("warmup_steps", "decay_steps"))
+        self._write_recipe(max(_ANY_STEPS, 2 * given))
         cost = self._path.with_name(f"{self.phase}.{_COST}")
         ask = ["--dry_run", "--probe_steps", str(PROBE_STEPS), "--cost_file", str(cost)]
         start = time.monotonic()

@@ -11,6 +11,7 @@ from ds_bert.batching.equation import AUTO
 from ds_bert.config import MICRO_BATCH, SECTION, TrainingConfig
 from ds_bert.deepspeed_files.translate import translate
 from ds_bert.errors import ConfigurationError, require
+from ds_bert.limits.training import check_type
 from ds_bert.pipeline.options import (
     COMMON,
     DATA,
@@ -55,9 +56,9 @@ class Plan:
         hours = self.hours
         is_time = hours is None or 0 < hours < math.inf
         require(is_time, "plan: hours", hours, "a number above 0")
+        require("phase_1" in self.values, 'plan: "phase_1"', None, "a recipe to train with")
         for stage, types in OPTIONS.items():
             check_options(self.options(stage), types, f'plan, "{stage}"')
-        require("phase_1" in self.values, 'plan: "phase_1"', None, "a recipe to train with")
         for phase in self.phases:
             self._check_phase(phase)
         self._check_vocabulary()
@@ -121,7 +122,9 @@ class Plan:
 
     def length(self, phase: str) -> int:
         """Tokens of the sequences of a phase."""
-        return self.recipe(phase)[1]["max_seq_length"]
+        found = self.recipe(phase)[1]["max_seq_length"]
+        check_type(f'plan, "{phase}": max_seq_length', found, int)
+        return found
 
     def _check_phase(self, phase: str) -> None:
         where = f'plan, "{phase}"'
@@ -133,10 +136,16 @@ class Plan:
         if self.hours is None:
             steps = section.get("max_steps")
             require(steps is not None, f"{where}: max_steps", None, 'a number, or "hours" above')
+        else:  # its small steps say little of the others' time
+            ramp, expected = section.get("batch_ramp"), "nothing where hours are given"
+            require(not ramp, f"{where}: batch_ramp", ramp, expected)
         try:
             check_engine_config(engine)
             before: dict[str, Any] = {"init_from": PHASES[0]} if phase != PHASES[0] else {}
-            TrainingConfig(**{k: v for k, v in section.items() if k not in DECIDED}, **before)
+            if self.hours is not None:  # then steps are not known yet
+                before["max_steps"] = 10**9
+            known = {k: v for k, v in section.items() if k not in {*DECIDED, *before}}
+            TrainingConfig(**known, **before)
         except ConfigurationError as error:
             raise ConfigurationError(f"{where}: {error}") from None
         same, model = self.recipe(PHASES[0])[1]["model"], section["model"]
@@ -208,8 +217,16 @@ def _recipe(phase: str, given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     section = changed.pop(SECTION, {})
     require(isinstance(section, dict), f'plan, "{phase}": {SECTION}', section, "an object")
     kept = {k: v for k, v in own.items() if k not in DECIDED and k != "init_from"}
+    _refuse_accumulation(phase, {**base, **changed})
     engine, section, _ = translate({**base, **changed}, {**kept, **section}, 1)
     return {MICRO_BATCH: AUTO, **engine}, section
+
+
+def _refuse_accumulation(phase: str, engine: dict[str, Any]) -> None:
+    """What a plan says holds for any number of ranks, and an accumulation does not."""
+    found = engine.get("gradient_accumulation_steps", AUTO)
+    expected = "nothing: it follows from train_batch_size, micro-batch and ranks"
+    require(found == AUTO, f'plan, "{phase}": gradient_accumulation_steps', found, expected)
 
 
 def _check_score(options: dict[str, Any]) -> None:

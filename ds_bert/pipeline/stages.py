@@ -97,9 +97,18 @@ def recipe(plan: Plan, phase: str, max_steps: int) -> tuple[dict[str, Any], dict
     }
     if section.get("keep_every"):
         intervals["save_interval"] = section["keep_every"]
-    steps = section.get("warmup_steps")
-    short = {"warmup_steps": min(steps, max_steps)} if steps else {}
-    return engine, {**intervals, **section, **short, **placed}
+    return engine, {**intervals, **section, **_shortened(section, max_steps), **placed}
+
+
+def _shortened(section: dict[str, Any], max_steps: int) -> dict[str, int]:
+    """Steps of warm-up and decay that fit into a phase; both as much shorter as they have to be."""
+    names = ("warmup_steps", "decay_steps")
+    steps = {name: section[name] for name in names if section.get(name)}
+    shares = sum(section.get(name) or 0.0 for name in ("warmup_proportion", "decay_proportion"))
+    room = max(0, int(max_steps * (1 - shares)))
+    if (total := sum(steps.values())) <= room:
+        return steps
+    return {name: value * room // total for name, value in steps.items()}
 
 
 def _text_flags(plan: Plan) -> list[str]:

@@ -9,6 +9,7 @@ from ds_bert.errors import ConfigurationError
 
 STATE, PLAN = "pretrain.json", "plan.json"
 _VERSION = 1
+_FIRST = {PLAN, f".{PLAN}.tmp", f".{STATE}.tmp"}  # may be there before the first record
 
 
 @dataclass
@@ -37,11 +38,19 @@ class Record:
 
 @dataclass
 class State:
-    """The records of a folder, by stage; `texts` are fingerprints of files, by their state."""
+    """The records of a folder, by stage.
+
+    Attributes:
+        folder: of the road.
+        stages: their records.
+        texts: fingerprints of files, by their state.
+        restarted: the stage from which all is being made again, until that is done.
+    """
 
     folder: Path
     stages: dict[str, Record] = field(default_factory=dict)
     texts: dict[str, Any] = field(default_factory=dict)
+    restarted: str | None = None
 
     @classmethod
     def read(cls, folder: Path) -> "State":
@@ -52,7 +61,7 @@ class State:
         """
         path = folder / STATE
         if not path.exists():
-            if folder.is_dir() and any(one.name != PLAN for one in folder.iterdir()):
+            if folder.is_dir() and any(one.name not in _FIRST for one in folder.iterdir()):
                 raise ConfigurationError(
                     f"output_dir {folder}: found files but no {STATE}, expected a new folder or "
                     "one of an earlier call; choose another output_dir"
@@ -63,7 +72,7 @@ class State:
             stages = {name: Record(**values) for name, values in record["stages"].items()}
             if record["version"] != _VERSION:
                 raise ValueError(f"version {record['version']}")
-            return cls(folder, stages, record["texts"])
+            return cls(folder, stages, record["texts"], record.get("restarted"))
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ConfigurationError(
                 f"{path}: found no record of this version ({error}), expected what ds-bert "
@@ -78,6 +87,7 @@ class State:
         """
         stages = {name: asdict(record) for name, record in self.stages.items()}
         record = {"version": _VERSION, "stages": stages, "texts": self.texts}
+        record["restarted"] = self.restarted
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             files.write_text(self.folder / STATE, files.as_json(record, indent=1) + "\n")

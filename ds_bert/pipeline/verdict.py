@@ -1,5 +1,6 @@
 """What is to be done with each stage, and what must not be done without being asked for."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,13 +72,18 @@ def differing(before: dict[str, Any], now: dict[str, Any]) -> set[str]:
     return {name for name in {*before, *now} if before.get(name) != now.get(name)}
 
 
-def require_nothing_lost(plan: Plan, state: State, found: dict[str, Verdict]) -> None:
+def require_nothing_lost(plan: Plan, found: dict[str, Verdict], before: str | None = None) -> None:
     """Refuse to train again what was trained, unless that was asked for.
+
+    Args:
+        plan: of the road.
+        found: of all stages.
+        before: the stage from which all is to be made again.
 
     Raises:
         ConfigurationError: says what has changed, or is gone.
     """
-    stages = plan.stages
+    stages = plan.stages[: plan.stages.index(before)] if before else plan.stages
     for number, stage in enumerate(stages):
         verdict = found[stage]
         rest = [phase for phase in PHASES if phase in stages[number:]]
@@ -89,7 +95,7 @@ def require_nothing_lost(plan: Plan, state: State, found: dict[str, Verdict]) ->
                 "makes it and all that follows again and keeps the old training beside it, or "
                 "choose another output_dir"
             )
-        readers = [name for name in stages if stage in reads(plan, name)]
+        readers = [name for name in plan.stages if stage in reads(plan, name)]
         is_needed = any(found[name].kind != DONE for name in readers)
         if verdict.kind == LOST and stage in PHASES and is_needed:
             raise ConfigurationError(
@@ -123,18 +129,23 @@ def is_trained(plan: Plan, phase: str) -> bool:
 def restart(plan: Plan, state: State, first: str) -> list[Path]:
     """Forget a stage and all behind it; runs are kept beside, and their new places returned.
 
+    The same command again, after an interruption, goes on with what it has begun.
+
     Raises:
-        ConfigurationError: no such stage.
+        ConfigurationError: no such stage, or training before it would be lost.
     """
     if first not in plan.stages:
         raise ConfigurationError(
             f"--restart_from: found {first!r}, expected one of {', '.join(plan.stages)}"
         )
-    kept = []
-    for stage in plan.stages[plan.stages.index(first) :]:
-        state.stages.pop(stage, None)
-        if stage in PHASES and (folder := folder_of(plan, stage)).exists():
-            kept.append(set_aside(folder))
+    again, found = plan.stages[plan.stages.index(first) :], judge(plan, state)
+    if state.restarted == first and all(found[stage].kind != CHANGED for stage in again):
+        return []
+    rest = {name: record for name, record in state.stages.items() if name not in again}
+    require_nothing_lost(plan, judge(plan, replace(state, stages=rest)), before=first)
+    state.stages, state.restarted = rest, first
+    runs = [folder_of(plan, stage) for stage in again if stage in PHASES]
+    kept = [set_aside(run) for run in runs if run.exists()]
     state.write()
     return kept
 

@@ -99,7 +99,8 @@ def probe(
         config = replace(shortened(plan.config, folder, first + num_steps), log_interval=first)
         engine, _ = build_engine(plan, device)  # of the run: its rates begin low
         short = replace(plan, config=config)
-        if Rehearsal(rows.append, short, engine, State(), device, request=stop).train():
+        state = State(samples=plan.batch.ramp.samples)  # behind it: steps of the whole batch
+        if Rehearsal(rows.append, short, engine, state, device, request=stop).train():
             raise UserError(f"stopped on request ({stop.reason}); the steps are not timed")
     memory = max(distributed.gather(rows[-1]["memory_bytes"]))
     return plan, Speed(rate(rows), f"of {num_steps} probe steps on this machine", memory)

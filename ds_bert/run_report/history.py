@@ -73,6 +73,12 @@ class Phase:
         return [row for row in self.rows if row.get("kind") == "validation"]
 
     @property
+    def samples(self) -> int:
+        """Sequences seen, as far as the log tells."""
+        row = self.train[-1] if self.train else {}
+        return row.get("samples", self.step * self.batch_size)
+
+    @property
     def step(self) -> int:
         """Optimizer steps done, as far as the log tells."""
         return max((row["step"] for row in self.rows), default=0)

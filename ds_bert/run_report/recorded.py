@@ -25,7 +25,8 @@ def recorded_beside(phase: Phase, base: Baselines) -> list[Line]:
         phase: the run, from random weights.
         base: of its data; without the unigram entropy nothing can be compared.
     """
-    if base.unigram is None or not phase.batch_size or phase.setting("init_from"):
+    is_other = phase.setting("init_from") or phase.setting("batch_ramp")  # steps of one size
+    if base.unigram is None or not phase.batch_size or is_other:
         return []
     found = []
     for run in _recorded():

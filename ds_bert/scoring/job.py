@@ -62,11 +62,7 @@ def score(options: ScoreOptions) -> dict[str, Any]:
         ConfigurationError, DataError, CheckpointError: what does not fit, and what to do.
         TrainingDiverged: a loss is not finite.
     """
-    if distributed.world_size() > 1:
-        raise ConfigurationError(
-            f"ds-bert score: found {distributed.world_size()} processes, expected one; start it "
-            "without a launcher"
-        )
+    _require_one_process()
     task = read_task(options)
     device = distributed.setup()
     found = [_judged(task, model, device) for model in _contestants(task)]
@@ -77,6 +73,14 @@ def score(options: ScoreOptions) -> dict[str, Any]:
         }
     compared = {"compare": [other for other, _ in others]} if others else {}
     return _about(task) | record | _baseline(task) | compared
+
+
+def _require_one_process() -> None:
+    if distributed.world_size() > 1:
+        raise ConfigurationError(
+            f"ds-bert score: found {distributed.world_size()} processes, expected one; start it "
+            "without a launcher"
+        )
 
 
 class Scorer:
@@ -90,6 +94,7 @@ class Scorer:
     """
 
     def __init__(self, options: ScoreOptions):
+        _require_one_process()
         self._task = read_task(options)
         self._device = distributed.setup()
 

@@ -1,5 +1,6 @@
 """What a watcher sees of a run's folder, and leaves there."""
 
+import errno
 import shutil
 import time
 from pathlib import Path
@@ -96,6 +97,11 @@ def copy_model(checkpoint: Checkpoint, folder: Path) -> str | None:
     except OSError as error:
         if not checkpoint.folder.exists():
             return "its run has deleted it before its turn"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ConfigurationError(
+                f"{folder}: {error.strerror} while a model was copied there; make room, or set "
+                "TMPDIR to a larger disk, and start again: what is scored stays"
+            ) from None
         return f"{error.filename} cannot be copied ({error.strerror})"
     return next(filter(None, (damage(folder, name, one) for name, one in entries.items())), None)
 

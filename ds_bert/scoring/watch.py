@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ds_bert import files
 from ds_bert.checkpoint.folder import CHECKPOINTS, MODEL, Checkpoint, list_checkpoints, step_of
-from ds_bert.errors import ConfigurationError
+from ds_bert.errors import ConfigurationError, TrainingDiverged
 from ds_bert.run_report.background import ReportWriter
 from ds_bert.run_report.history import Row
 from ds_bert.run_report.scores import SCORES, read_scores, task_of
@@ -133,11 +133,16 @@ class Watcher:
                 self._leave_out(checkpoint.step, fingerprint(checkpoint), problem)
                 return
             model, name = Path(folder, MODEL), str(checkpoint.folder)
-            if self._untrained and all(row.get("trained") for row in self._rows()):
-                self._keep(self._score(name, model, is_trained=False), 0, "")
-            record = self._score(name, model)
+            try:
+                if self._untrained and all(row.get("trained") for row in self._rows()):
+                    self._keep(self._score(name, model, is_trained=False), 0, "")
+                record = self._score(name, model)
+            except TrainingDiverged as error:  # others may not
+                self._leave_out(checkpoint.step, fingerprint(checkpoint), str(error))
+                return
         self._keep(record, checkpoint.step, fingerprint(checkpoint))
         self._num_scored += 1
+        self._life.has_ended()  # looks again: a score takes minutes
         if not self._life.is_going_on:  # else the run writes its report itself
             self._report.update()
 

@@ -127,7 +127,7 @@ class Plan:
             "precision": precision(self.engine_config),
             "zero_stage": zero_stage(self.engine_config),
             "train_batch_size": self.batch.train_batch_size,
-            "batch_ramp": config.batch_ramp,
+            "batch_ramp": config.batch_ramp and config.batch_ramp.replace(" ", ""),
             "world_size": self.batch.world_size,
             "seed": self.config.seed,
             "masking": self.config.masking,

@@ -136,6 +136,19 @@ def test_a_pace_that_does_not_fit_changes_the_steps(tmp_path, capsys):
     assert "a step takes 4 s" in capsys.readouterr().out
 
 
+def test_time_of_a_process_that_was_killed_is_counted(tmp_path):
+    """Its log has 400 s, of which 240 were recorded when an earlier one ended."""
+    (tmp_path / "phase_1").mkdir()
+    rows = [{"kind": "train", "step": n, "time": 1000.0 + n, "started": 1000.0} for n in (1, 400)]
+    log = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "phase_1/metrics.jsonl").write_text(log)
+    machine = Machine(0)
+    one = training(tmp_path, machine, max_steps=700, limit=600.0, trained=240.0)
+    assert one.run() == 0
+    assert machine.called[0][-1] == "3.33"
+    assert one.state.stages["phase_1"].seconds == 160
+
+
 def test_the_pace_of_no_log(tmp_path):
     assert pace(tmp_path, 0.0) is None
 

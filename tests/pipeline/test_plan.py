@@ -52,6 +52,8 @@ def changed(path, value):
         ("data.max_seq_length", 128, "max_seq_length: found 128, expected a list of int"),
         ("data.validation_fraction", 0.0, "judged by held-out text"),
         ("data.mode", "slow", 'plan, "data": '),
+        ("phase_1.ds_bert.max_seq_length", "128", "max_seq_length: found '128', expected int"),
+        ("phase_1.gradient_accumulation_steps", 4, "accumulation_steps: found 4, expected nothing"),
         ("phase_1.train_batchsize", 8, 'did you mean "train_batch_size"?'),
         ("phase_1.ds_bert.max_step", 8, 'unknown key "max_step"; did you mean "max_steps"?'),
         ("phase_1.ds_bert.output_dir", "x", "output_dir: found 'x', expected nothing"),
@@ -172,3 +174,23 @@ def test_plans_that_come_with_ds_bert(path):
     plan = read_plan(path)
     assert plan.stages == list(options.STAGES)
     assert plan.recipe("phase_2")[1]["model"] == "bert-mini"
+
+
+def test_hours_leave_steps_open_but_for_batches_that_grow():
+    long = {"lr_scheduler_type": "wsd", "warmup_steps": 20_000, "decay_steps": 30_000}
+    plan = changed("hours", 100)
+    plan["phase_1"]["ds_bert"] = long
+    steps = recipe(Plan(plan), "phase_1", 50_000)[1]
+    assert (steps["warmup_steps"], steps["decay_steps"]) == (20_000, 30_000)
+    fewer = recipe(Plan(plan), "phase_1", 1_000)[1]
+    assert (fewer["warmup_steps"], fewer["decay_steps"]) == (400, 600)
+    plan["phase_1"]["ds_bert"] = {"batch_ramp": "4,4,100"}
+    with pytest.raises(ConfigurationError, match="batch_ramp: found '4,4,100', expected nothing"):
+        Plan(plan)
+
+
+def test_a_plan_of_the_second_phase_alone():
+    plan = copy.deepcopy(PLAN)
+    del plan["phase_1"]
+    with pytest.raises(ConfigurationError, match='"phase_1": found None'):
+        Plan(plan)

@@ -114,6 +114,16 @@ def test_training_is_not_thrown_away(road, values, phase, section, message):
     assert State.read(Plan(values).output_dir) == before
 
 
+def test_what_is_refused_before_the_stage_to_restart_from_leaves_all_as_it_is(road, values):
+    section = {**values["phase_1"]["ds_bert"], "seed": 7}
+    plan = Plan({**values, "phase_1": {**values["phase_1"], "ds_bert": section}})
+    before = State.read(plan.output_dir)
+    with pytest.raises(ConfigurationError, match=r"phase_1: ds_bert\.seed was not given, is 7"):
+        pretrain(plan, ["train"], restart_from="phase_2", runner=Here())
+    assert State.read(plan.output_dir) == before
+    assert not (plan.output_dir / "phase_2.old_1").exists()
+
+
 def test_what_changes_nothing_is_no_change(road, values):
     section = {**values["phase_1"]["ds_bert"], "log_interval": 3}
     plan = {**values, "phase_1": {**values["phase_1"], "ds_bert": section}}
@@ -129,7 +139,7 @@ def test_another_text_is_noticed(road, values, tmp_path):
     found = verdicts.judge(plan, state)
     assert found["vocabulary"].changes == ("input_file has other content",)
     with pytest.raises(ConfigurationError, match="vocabulary: input_file has other content"):
-        verdicts.require_nothing_lost(plan, state, found)
+        verdicts.require_nothing_lost(plan, found)
 
 
 def test_a_run_that_is_gone_is_missed_only_where_it_is_read(road, values):
@@ -140,10 +150,10 @@ def test_a_run_that_is_gone_is_missed_only_where_it_is_read(road, values):
         state = State.read(plan.output_dir)
         found = verdicts.judge(plan, state)
         assert found["phase_1"].kind == verdicts.LOST
-        verdicts.require_nothing_lost(plan, state, found)
+        verdicts.require_nothing_lost(plan, found)
         del state.stages["phase_2"]
         with pytest.raises(ConfigurationError, match="phase_1: found no longer the checkpoint"):
-            verdicts.require_nothing_lost(plan, state, verdicts.judge(plan, state))
+            verdicts.require_nothing_lost(plan, verdicts.judge(plan, state))
     finally:
         hidden.rename(run)
 
@@ -166,9 +176,13 @@ def test_restarted_and_stopped_on_the_way_the_weights_are_the_same(
     assert "phase_1.old_1" in capsys.readouterr().out
     assert product_of(plan, "phase_1")["step"] == 3
     assert State.read(plan.output_dir).stages.keys() == {"vocabulary", "data", "phase_1"}
-    assert gone(values) == (["train", "train", "evaluate", "export"], 0)
-    assert "phase_1: going on" in capsys.readouterr().out
+    # The same command, as a scheduler gives it, goes on with what it had begun anew.
+    rest = ["train", "train", "evaluate", "export"]
+    assert gone(values, restart_from="phase_1") == (rest, 0)
+    told = capsys.readouterr().out
+    assert "phase_1: going on" in told and "phase_1.old_2" not in told
     assert product_of(plan, "phase_2") == before
+    assert State.read(plan.output_dir).restarted is None
 
 
 def test_a_stage_that_fails_ends_the_road(road, values, capsys):

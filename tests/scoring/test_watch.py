@@ -1,5 +1,6 @@
 """The watcher of a run's checkpoints: each once, none half, until the run has ended."""
 
+import errno
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from data_util import exit_code
 from ds_bert import files
 from ds_bert.checkpoint.manifest import write_manifest
 from ds_bert.commands.score import main
-from ds_bert.errors import ConfigurationError
+from ds_bert.errors import ConfigurationError, TrainingDiverged
 from ds_bert.run_report.scores import SETTINGS, read_scores
 from ds_bert.scoring import run_folder, watch
 from ds_bert.scoring.options import WatchOptions
@@ -132,7 +133,17 @@ def test_while_training_goes_on(run, monkeypatch, reports):
     end = (run / "run.lock").unlink
     naps = iter([live, lambda: live(300), live, lambda: live(LAST), end])
     monkeypatch.setattr(watch.time, "sleep", lambda _: next(naps)())
-    assert scored(run, patience=1e9) == [f"weights {step}" for step in (100, 200, 300, LAST)]
+    now = [0.0]
+
+    def minutes(step):
+        now[0] += 2 * run_folder.SILENCE
+        live()
+
+    monkeypatch.setattr(run_folder.time, "monotonic", lambda: now[0])
+    scorer = FakeScorer(during=minutes)
+    assert scored(run, scorer, patience=1e9) == [
+        f"weights {step}" for step in (100, 200, 300, LAST)
+    ]
     assert next(naps, None) is None
     assert reports == ["close"], "while it goes on, the run writes its report itself"
 
@@ -160,6 +171,24 @@ def test_nothing_half_written_or_damaged(run, capsys):
     told = capsys.readouterr().err
     assert "step 350 is left out: hf/model.safetensors does not match its checksum" in told
     assert "300" not in told
+
+
+def test_a_score_that_diverges_leaves_the_others(run, capsys):
+    def diverge(step):
+        if step == 100:
+            raise TrainingDiverged("the loss is nan")
+
+    assert scored(run, FakeScorer(during=diverge)) == ["weights 200"]
+    assert "step 100 is left out: the loss is nan" in capsys.readouterr().err
+
+
+def test_no_room_for_a_copy_is_told_and_not_taken_for_a_bad_checkpoint(run, monkeypatch):
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run_folder.shutil, "copyfile", full)
+    with pytest.raises(ConfigurationError, match="No space left on device while a model was"):
+        scored(run)
 
 
 def test_deleted_by_its_run(run, capsys):

@@ -48,7 +48,7 @@ def below_unigram(phase: Phase, base: Baselines) -> Finding | None:
 def pairs_at_chance(phase: Phase, base: Baselines) -> Finding | None:
     """The second loss is that of guessing."""
     name = phase.pair_loss
-    is_early = phase.step * phase.batch_size < MANY_PAIRS or progress(phase) <= 0
+    is_early = phase.samples < MANY_PAIRS or progress(phase) <= 0
     if name is None or (is_early and progress(phase) < PAIRS_JUDGED_FROM):
         return None
     accuracy, loss = current(phase, f"{name}_accuracy"), current(phase, f"{name}_loss")
