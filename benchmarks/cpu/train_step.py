@@ -12,6 +12,7 @@ import argparse
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -73,6 +74,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=ALL, default=ALL)
     args = parser.parse_args()
+    if find_spec("accelerate") is None:
+        parser.error("the Trainer needs accelerate; pip install -c constraints.txt accelerate")
     rows = {_name(row): row for row in json.loads(RESULTS.read_text())["rows"]}
     for name in args.only:
         rows[name] = measure(*name.split(":"), args)
