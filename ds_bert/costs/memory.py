@@ -122,22 +122,22 @@ def activations(rank: Rank) -> float:
 
 
 def _logits(rank: Rank) -> float:
-    """Of a micro-batch's masked tokens: a kernel on a GPU, plain torch on a CPU."""
-    count = rank.micro_batch_size * rank.max_seq_length * rank.masked_share
-    elements = count * rank.model["vocab_size"]
-    if rank.is_gpu:
-        return min(rank.width * elements, MAX_LOGITS_BYTES)
     # Logits, the same in fp32, their logarithm, its gradient, the logits' gradient.
-    return elements * (12 if rank.precision == "fp32" else 16)
+    return _of_masked(rank, rank.micro_batch_size, 12 if rank.precision == "fp32" else 16)
 
 
 def _validation_logits(rank: Rank) -> float:
     """The same without gradients."""
-    count = rank.eval_batch_size * rank.max_seq_length * rank.masked_share
+    return _of_masked(rank, rank.eval_batch_size, 8 if rank.precision == "fp32" else 10)
+
+
+def _of_masked(rank: Rank, num_sequences: int, cpu_bytes: int) -> float:
+    """Of the masked tokens of a batch: a kernel on a GPU, plain torch on a CPU."""
+    count = num_sequences * rank.max_seq_length * rank.masked_share
     elements = count * rank.model["vocab_size"]
     if rank.is_gpu:
         return min(rank.width * elements, MAX_LOGITS_BYTES)
-    return elements * (8 if rank.precision == "fp32" else 10)
+    return elements * cpu_bytes
 
 
 def _buffers(rank: Rank) -> float:
