@@ -15,7 +15,7 @@ def implementation(kernel: str, tensor: Tensor) -> Any:
         kernel: "masked_lm_head" or "lamb".
         tensor: one that the kernel will work on.
     """
-    return _module(kernel if tensor.is_cuda and find_spec("triton") else "reference")
+    return _module(kernel if tensor.is_cuda and find_spec("triton") else f"reference.{kernel}")
 
 
 @lru_cache

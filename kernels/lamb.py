@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
-from ds_bert_kernels.reference import Segment
+from ds_bert_kernels.reference.lamb import Segment
 from torch import Tensor
 
 BLOCK = 4096
@@ -60,7 +60,7 @@ def lamb_moments(
     gradient_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
 ) -> Tensor:
-    """First pass; see `ds_bert_kernels.reference.lamb_moments`, whose twin this is."""
+    """First pass; see `ds_bert_kernels.reference.lamb.lamb_moments`, whose twin this is."""
     table = piece_table(tuple(segments), num_tensors, parameter.device)
     partials = parameter.new_empty(2, len(table.blocks))
     if gradient_scale is None:
@@ -96,7 +96,7 @@ def lamb_apply(
     max_trust_ratio: float | None = None,
     found_inf: Tensor | None = None,
 ) -> None:
-    """Second pass; see `ds_bert_kernels.reference.lamb_apply`, whose twin this is."""
+    """Second pass; see `ds_bert_kernels.reference.lamb.lamb_apply`, whose twin this is."""
     table = piece_table(tuple(segments), squared_norms.shape[1], parameter.device)
     lowest = 0.0 if min_trust_ratio is None else min_trust_ratio
     highest = float("inf") if max_trust_ratio is None else max_trust_ratio

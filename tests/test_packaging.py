@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("kernels", reason="needs Hugging Face's kernels package (extra dev)")
 CHECK = """
-import kernels, ds_bert, ds_bert_kernels.reference
+import kernels, ds_bert, ds_bert_kernels.reference.lamb
 from ds_bert.tokenizer import unicode_tables
 from transformers.integrations import hub_kernels  # imports it where the version suits
 assert callable(kernels.get_kernel), "Hugging Face's package"

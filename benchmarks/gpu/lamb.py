@@ -15,8 +15,9 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # what benchmarks share
 
 import torch
-from ds_bert_kernels import lamb, reference
-from ds_bert_kernels.reference import Segment
+from ds_bert_kernels import lamb
+from ds_bert_kernels.reference import lamb as reference
+from ds_bert_kernels.reference.lamb import Segment
 from suite import Report, copy_speed, start
 from torch import Tensor
 from transformers import BertConfig, BertForPreTraining

@@ -7,7 +7,7 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from ds_bert_kernels import reference
+from ds_bert_kernels.reference import lamb as reference
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BertConfig, BertForPreTraining

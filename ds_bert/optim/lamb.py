@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from ds_bert_kernels.dispatch import implementation
-from ds_bert_kernels.reference import Segment, trust_ratios
+from ds_bert_kernels.reference.lamb import Segment, trust_ratios
 from torch import Tensor
 
 from ds_bert.errors import ConfigurationError

@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from ds_bert_kernels.reference import Segment, lamb_apply, lamb_moments, masked_lm_loss
+from ds_bert_kernels.reference.lamb import Segment, lamb_apply, lamb_moments
+from ds_bert_kernels.reference.masked_lm_head import masked_lm_loss
 
 
 def head_inputs(positions, dtype=torch.float32, hidden=33, vocabulary=101):
