@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, parameters_to_vector
 from transformers import BertConfig
 
+from ds_bert.fp8.recipe import Fp8Recipe
 from ds_bert.model import pretrained
 from ds_bert.model.batch import Batch
 from ds_bert.model.bert import BertForUnpaddedPreTraining
@@ -67,7 +68,10 @@ def plain_engine(name: str, config: BertConfig, device: torch.device, fp8: bool)
         .to(device, torch.bfloat16)
         .train()
     )
-    print("; ".join(model.prepare(device, torch.bfloat16, fp8=fp8)), flush=True)
+    print(
+        "; ".join(model.prepare(device, torch.bfloat16, fp8=Fp8Recipe() if fp8 else None)),
+        flush=True,
+    )
     return PlainEngine(model, build_optimizer(model, OPTIMIZER))
 
 
@@ -82,7 +86,7 @@ def deepspeed_engine(name: str, dataset: Path, length: int, output: Path, fp8: b
     config = TrainingConfig(
         model=name, train_data=str(dataset), validation_data="", output_dir=str(output),
         max_seq_length=length, lr_scheduler_type="constant", warmup_steps=0, keep_checkpoints=2,
-        seed=SEED, fp8=fp8,
+        seed=SEED, fp8="delayed" if fp8 else "off",
     )  # fmt: skip
     recipe = {
         "train_batch_size": ACCUMULATION,  # the engine takes micro-batches of any size

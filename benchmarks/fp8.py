@@ -4,7 +4,7 @@ import torch
 from transformers import BertConfig
 
 from ds_bert.errors import ConfigurationError
-from ds_bert.model.fp8 import check_fp8
+from ds_bert.fp8.recipe import check_fp8
 
 
 def fp8_problem(config: BertConfig, device: torch.device) -> str | None:

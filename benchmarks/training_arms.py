@@ -58,6 +58,8 @@ class Ours:
             loss = loss + sums["nsp"].loss / step.counts["sequences"]
             self.engine.backward(loss * ACCUMULATION)
             self.engine.step()
+        if self.model.fp8 is not None:
+            self.model.fp8.scales.finish_step()
 
 
 class HuggingFace:

@@ -164,13 +164,23 @@ class TrainingConfig:
     compile_layers: Literal["auto", "on", "off"] = option(
         "auto", "fuse each layer's element-wise work with torch.compile; auto: on a GPU"
     )
-    fp8: bool = option(
-        False, "run the layers' matrix products in fp8 (bf16 recipes on Ada, Hopper and later)"
+    fp8: Literal["off", "delayed", "current", "true", "false"] = option(
+        "off",
+        "run the layers' matrix products in fp8 (bf16 recipes on Ada, Hopper and later): delayed "
+        "(or true): scales from the steps before; current: from each tensor itself",
+        nargs="?",
+        const="delayed",
+    )
+    fp8_edge_layers: int = option(1, "so many first and so many last layers stay in bf16")
+    fp8_fast_gradients: bool = option(
+        False, "sum fp8 products of the backward pass in fewer bits, too, as those of the forward"
     )
     description: str = option("", "what the recipe is, in words; told in the plan and the record")
     dry_run: bool = option(False, "check everything and print the plan without training")
 
     def __post_init__(self):
+        switched = {True: "delayed", "true": "delayed", False: "off", "false": "off"}
+        object.__setattr__(self, "fp8", switched.get(self.fp8, self.fp8))
         check(self)
 
     @property

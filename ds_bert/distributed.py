@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -221,41 +221,6 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     if is_distributed():
         dist.all_reduce(values)
     return values
-
-
-class Flags:
-    """Whether each of some flags is set on at least one rank; asked now, read later.
-
-    Nothing waits for the device but `read`, and that only if it comes too early.
-
-    Args:
-        flags: plain ones, or scalars on the device; all go into one all-reduce (a collective).
-        device: of this rank.
-    """
-
-    def __init__(self, flags: Sequence[bool | torch.Tensor], device: torch.device):
-        values = torch.stack([_on(flag, device) for flag in flags])
-        if is_distributed():
-            dist.all_reduce(values, op=dist.ReduceOp.MAX)
-        self._values, self._arrived = values, None
-        if device.type == "cuda":
-            self._values = torch.empty(len(flags), dtype=values.dtype, pin_memory=True)
-            self._values.copy_(values, non_blocking=True)
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
-
-    def read(self) -> tuple[bool, ...]:
-        """The answers, the same on every rank."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return tuple(map(bool, self._values.tolist()))
-
-
-def _on(flag: bool | torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A flag on the device; a fill, unlike a copy from the host, does not wait."""
-    if isinstance(flag, torch.Tensor):
-        return flag.to(torch.int32)
-    return torch.full((), int(flag), dtype=torch.int32, device=device)
 
 
 def name() -> str:

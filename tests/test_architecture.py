@@ -20,13 +20,13 @@ ROOMS = (
     *("rng", "text", "tokenizer", "dataset", "staging"),
     *("instances", "reports", "run_report", "preprocessing", "bridges"),
     *("batching", "deepspeed_files", "dialects", "preflight"),
-    *("model", "optim", "checkpoint", "weights", "evaluation", "exporting"),
+    *("fp8", "model", "optim", "checkpoint", "weights", "evaluation", "exporting"),
     *("guards", "scoring", "divergence", "costs", "advice", "training", "rehearsal"),
     *("launching", "pipeline", "commands"),
     *("train", "evaluate"),  # doors
 )
 HEAVY = {"torch", "deepspeed", "transformers"}
-LIGHT = ROOMS[: ROOMS.index("distributed")] + ROOMS[ROOMS.index("rng") : ROOMS.index("model")]
+LIGHT = ROOMS[: ROOMS.index("distributed")] + ROOMS[ROOMS.index("rng") : ROOMS.index("fp8")]
 LINES, MODULES = 300, 12  # of a file; of a folder
 DOORS = 24  # of a folder that holds a file for each command, and no logic
 

@@ -26,10 +26,11 @@ from synthetic_data import lengths_of_batch
 from torch._dynamo.utils import counters
 from transformers.models.bert.modeling_bert import BertLayer
 
+from ds_bert.fp8.layers import Fp8Layers
+from ds_bert.fp8.recipe import Fp8Recipe
 from ds_bert.model.attention import choose_attention, looped_attention
 from ds_bert.model.encoder import Encoder, attention_length
 from ds_bert.model.flops import layer_flops
-from ds_bert.model.fp8 import fp8_linear
 
 BARS = {"title": "One encoder layer, 65,536 tokens", "value": "ms", "unit": "ms"}
 TOLERANCES = {"compiled": 1e-3, "compiled fp8": 1e-2}
@@ -61,14 +62,30 @@ class Problem:
         return layer.to(self.device, dtype or self.dtype).train(training)
 
 
-def forward(encoder: Encoder, layer: nn.Module, problem: Problem, hidden: Tensor) -> Tensor:
-    return encoder.layer(layer, hidden, problem.borders, problem.max_length)
+def forward(
+    encoder: Encoder,
+    layer: nn.Module,
+    problem: Problem,
+    hidden: Tensor,
+    fp8: Fp8Layers | None = None,
+) -> Tensor:
+    products = None if fp8 is None else fp8.of([layer])[0]
+    return encoder.layer(layer, hidden, problem.borders, problem.max_length, products)
 
 
-def results(encoder: Encoder, layer: nn.Module, problem: Problem) -> list[Tensor]:
+def fp8_layer(config: BertConfig, device: torch.device) -> Fp8Layers:
+    """What a single layer keeps."""
+    one = BertConfig.from_dict(config.to_dict() | {"num_hidden_layers": 1})
+    return Fp8Layers(Fp8Recipe(), one, device)
+
+
+def results(
+    encoder: Encoder, layer: nn.Module, problem: Problem, fp8: bool = False
+) -> list[Tensor]:
     """Output, gradient of the input, gradients of the weights in one vector."""
     hidden = problem.hidden.detach().to(next(layer.parameters()).dtype).requires_grad_()
-    output = forward(encoder, layer, problem, hidden)
+    kept = fp8_layer(problem.config, problem.device) if fp8 else None
+    output = forward(encoder, layer, problem, hidden, kept)
     leaves = [hidden, *layer.parameters()]
     gradients = torch.autograd.grad(output, leaves, problem.gradient.to(output.dtype))
     return [output.detach(), gradients[0], torch.cat([part.flatten() for part in gradients[1:]])]
@@ -93,16 +110,15 @@ def check(report: Report, name: str, config: BertConfig, attention, lengths: lis
         if reason := fp8 and fp8_problem(config, report.device):
             report.skip(name, impl, reason)
             continue
-        linear = fp8_linear if fp8 else F.linear
-        plain = errors(results(Encoder(attention, linear), build(), problem))
-        encoder = Encoder(attention, linear, compiled=True)
+        plain = errors(results(Encoder(attention, F.linear), build(), problem, fp8))
+        encoder = Encoder(attention, F.linear, compiled=True)
         before = counters["stats"]["unique_graphs"]
-        found = errors(results(encoder, build(), problem))
+        found = errors(results(encoder, build(), problem, fp8))
         graphs = counters["stats"]["unique_graphs"] - before
         for share in (1, 3):
             part = lengths[: len(lengths) * share // 4 + 1]
             other = Problem(config, part, report.device, torch.bfloat16)
-            results(encoder, other.layer(training=False), other)
+            results(encoder, other.layer(training=False), other, fp8)
         # In plain torch, attention is a loop over sequences, which splits the graph in two.
         expected = 2 if attention is looped_attention else 1
         total = counters["stats"]["unique_graphs"] - before
@@ -145,14 +161,19 @@ def stock_step(problem: Problem):
     return lambda: torch.autograd.grad(layer(hidden, mask), leaves, gradient)
 
 
-def our_step(problem: Problem, encoder: Encoder):
+def our_step(problem: Problem, encoder: Encoder, fp8: bool):
+    """One micro-batch of many in a step: fp8 scales and weights are there."""
     layer = problem.layer()
     leaves = [problem.hidden, *layer.parameters()]
+    kept = fp8_layer(problem.config, problem.device) if fp8 else None
 
     def run():
-        output = forward(encoder, layer, problem, problem.hidden)
+        output = forward(encoder, layer, problem, problem.hidden, kept)
         torch.autograd.grad(output, leaves, problem.gradient)
 
+    if kept is not None:
+        forward(encoder, layer, problem, problem.hidden, kept).backward(problem.gradient)
+        kept.scales.finish_step()
     return run
 
 
@@ -161,15 +182,15 @@ def measure(report: Report, case: str, config: BertConfig, attention, lengths: l
     facts = {"flops": 3 * layer_flops(config, lengths), "tokens": sum(lengths)}
     bound = report.time(case, "12 matrix products", products(problem))
     limit = bound.median if bound else None
-    for impl, compiled, linear in (
-        ("ours, compiled", True, F.linear),
-        ("ours, compiled, fp8", True, fp8_linear),
-        ("ours, operation by operation", False, F.linear),
+    for impl, compiled, fp8 in (
+        ("ours, compiled", True, False),
+        ("ours, compiled, fp8", True, True),
+        ("ours, operation by operation", False, False),
     ):
-        if reason := linear is fp8_linear and fp8_problem(config, report.device):
+        if reason := fp8 and fp8_problem(config, report.device):
             report.skip(case, impl, reason)
             continue
-        step = our_step(problem, Encoder(attention, linear, compiled))
+        step = our_step(problem, Encoder(attention, F.linear, compiled), fp8)
         report.time(case, impl, step, limit, **facts)
     report.time(case, "Hugging Face, eager, padded", stock_step(problem), limit, **facts)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BertConfig, BertForPreTraining
 
+from ds_bert.fp8.recipe import Fp8Recipe
 from ds_bert.model.batch import Batch
 from ds_bert.model.bert import BertForUnpaddedPreTraining
 from ds_bert.optim.optimizers import build_optimizer
@@ -37,14 +38,14 @@ class Arm(NamedTuple):
         name: in the results.
         dtype: of the model; its fp32 master weights are beside it.
         ours: ds_bert's unpadded model, else stock transformers on padded batches.
-        fp8: matrix products of the layers in fp8.
+        fp8: how the layers' matrix products run in fp8; None: they do not.
         flip: the sequences of each batch in the other order.
     """
 
     name: str
     dtype: torch.dtype
     ours: bool = False
-    fp8: bool = False
+    fp8: Fp8Recipe | None = None
     flip: bool = False
 
 
@@ -55,7 +56,7 @@ ARMS = (
     Arm("plain bf16", BF16),
     Arm("plain bf16, reversed", BF16, flip=True),
     Arm("ours bf16", BF16, ours=True),
-    Arm("ours fp8", BF16, ours=True, fp8=True),
+    Arm("ours fp8", BF16, ours=True, fp8=Fp8Recipe()),
 )
 
 
@@ -74,11 +75,16 @@ class Models(NamedTuple):
 
 
 def make_models(
-    arm: Arm, vocabulary: Vocabulary, seed: int, dropout: float, device: torch.device
+    arm: Arm,
+    vocabulary: Vocabulary,
+    seed: int,
+    dropout: float,
+    device: torch.device,
+    **sizes: int,
 ) -> Models:
     """The models of an arm; the weights depend on the seed only."""
     config = BertConfig(
-        **SIZES,
+        **SIZES | sizes,
         vocab_size=vocabulary.size,
         pad_token_id=vocabulary.pad_id,
         hidden_dropout_prob=dropout,
@@ -142,6 +148,7 @@ class MasterWeights:
     """LAMB on fp32 weights, of which the model has a copy in its own precision."""
 
     def __init__(self, models: Models, plain: bool):
+        self.fp8 = getattr(models.working, "fp8", None)
         self.masters = list(models.masters.parameters())
         self.copies = list(models.working.parameters())
         self.optimizer = build_optimizer(models.masters, LAMB)
@@ -158,3 +165,5 @@ class MasterWeights:
         with self.kernels, torch.no_grad():
             self.optimizer.step()
             torch._foreach_copy_(self.copies, self.masters)
+        if self.fp8 is not None:
+            self.fp8.scales.finish_step()

@@ -61,7 +61,7 @@ from verdicts import (
 
 from ds_bert import errors
 from ds_bert.dataset.store import InstanceTable, TokenStore
-from ds_bert.model.fp8 import check_fp8
+from ds_bert.fp8.recipe import check_fp8
 from ds_bert.optim.schedules import learning_rate_factor
 from ds_bert.training.batches import TrainingBatches
 
@@ -90,12 +90,29 @@ def learning_rate(step: int, steps: int) -> float:
 class Training:
     """Trains one arm after the other.
 
+    Args:
+        table: of the data set.
+        steps: of each run.
+        device: of all of them.
+        num_runs: how many there will be.
+        name: of the result file.
+        sizes: of the model, where they are not `SIZES`.
+
     Attributes:
         losses: by name of the run, [steps, 2]: masked-LM and next-sentence loss of each step.
         rows: of the result file.
     """
 
-    def __init__(self, table: InstanceTable, steps: int, device: torch.device):
+    def __init__(
+        self,
+        table: InstanceTable,
+        steps: int,
+        device: torch.device,
+        num_runs: int = len(ARMS) + 2 * len(DROPOUT_SEEDS),
+        name: str = "loss_curves",
+        **sizes: int,
+    ):
+        self.name, self.sizes = name, sizes
         self.vocabulary, self.steps, self.device = table.store.vocabulary, steps, device
         self.losses: dict[str, NDArray[np.float64]] = {}
         self.rows: list[dict[str, Any]] = []
@@ -108,11 +125,11 @@ class Training:
             seed=DATA_SEED,
         )
         self.done, self.started = 0, time.monotonic()
-        self.planned = steps * (len(ARMS) + 2 * len(DROPOUT_SEEDS))
+        self.planned = steps * num_runs
 
     def run(self, case: str, arm: Arm, seed: int, dropout: float, name: str) -> None:
         """Train one arm and keep its losses."""
-        models = make_models(arm, self.vocabulary, seed, dropout, self.device)
+        models = make_models(arm, self.vocabulary, seed, dropout, self.device, **self.sizes)
         optimizer = MasterWeights(models, plain=not arm.ours)
         losses = torch.empty(self.steps, 2, dtype=torch.float64, device=self.device)
         torch.manual_seed(seed)
@@ -128,7 +145,7 @@ class Training:
 
     def add(self, case: str, name: str, **row: Any) -> None:
         self.rows.append({"case": case, "impl": name, **row})
-        write("loss_curves", self.rows, CHART)
+        write(self.name, self.rows, CHART)
 
     def tell(self, name: str, step: int, parts: Tensor) -> None:
         self.done += 1

@@ -71,6 +71,7 @@ class Launched:
         losses: scalars on the device, this rank's parts of the loss, by micro-batch.
         random_states: this rank's generators before each of them.
         learning_rate, gradient_norm, loss_scale: as in `StepFigures`.
+        fp8_scales: of `ds_bert.fp8.scales.Scales.fixed`.
     """
 
     number: int
@@ -80,6 +81,7 @@ class Launched:
     learning_rate: float = 0.0
     gradient_norm: Any = None
     loss_scale: float | None = None
+    fp8_scales: Tensor | None = None
 
     def before_micro_batch(self) -> None:
         """Remember what dropout is going to depend on."""

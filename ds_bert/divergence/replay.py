@@ -19,6 +19,7 @@ from ds_bert.divergence.capsule import (
 )
 from ds_bert.divergence.diagnosis import StepSettings, describe, examine_part
 from ds_bert.errors import CheckpointError, require
+from ds_bert.fp8.recipe import Fp8Recipe
 from ds_bert.instances.collate import BatchArrays
 from ds_bert.instances.examples import as_text, split
 from ds_bert.model.bert import OBJECTIVES, UnpaddedBert
@@ -98,7 +99,10 @@ def _load(name: str, found: dict[str, Any], device: torch.device) -> UnpaddedBer
     """The model as the run had it."""
     model, _ = load_model(name, OBJECTIVES[found["objective"]])
     model.to(device, getattr(torch, found["weight_dtype"])).train()
-    model.prepare(device, getattr(torch, found["activation_dtype"]), False, found["fp8"])
+    fp8 = Fp8Recipe.read(found["fp8"])
+    model.prepare(device, getattr(torch, found["activation_dtype"]), False, fp8)
+    if model.fp8 is not None and found.get("fp8_scales") is not None:
+        model.fp8.scales.fix(torch.tensor(found["fp8_scales"]))
     return model
 
 

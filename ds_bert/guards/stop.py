@@ -19,6 +19,7 @@ import torch
 from ds_bert import distributed, launcher
 from ds_bert.errors import STOPPED_ON_REQUEST, STOPPED_TO_GROW
 from ds_bert.guards import standing
+from ds_bert.guards.flags import Flags
 
 LOOK = 0.5  # seconds between two looks at file, clock and launcher
 GROWTH = "hosts are back"  # the one reason that gives way to others
@@ -118,7 +119,7 @@ class Poll:
 
     def __init__(self, request: StopRequest, device: torch.device):
         self._request, self._device = request, device
-        self._asked: distributed.Flags | None = None
+        self._asked: Flags | None = None
 
     def __call__(self) -> None:
         """Ask again, and raise by the answer before."""
@@ -144,8 +145,8 @@ def exit_code(request: StopRequest) -> int:
     return STOPPED_TO_GROW if told == {GROWTH} else STOPPED_ON_REQUEST
 
 
-def _ask(request: StopRequest, device: torch.device) -> distributed.Flags:
-    return distributed.Flags((bool(request.reason),), device)
+def _ask(request: StopRequest, device: torch.device) -> Flags:
+    return Flags((bool(request.reason),), device)
 
 
 def _take(path: Path) -> bool:

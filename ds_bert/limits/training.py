@@ -33,6 +33,7 @@ def check(config: Any) -> None:
     or_none = ("eval_interval", "save_interval", "check_interval", "report_seconds")
     for name in (*or_none, "save_minutes", "max_eval_sequences", "max_loss_spike", "seed"):
         require(getattr(config, name) >= 0, name, getattr(config, name), "0 or more")
+    require(config.fp8_edge_layers >= 0, "fp8_edge_layers", config.fp8_edge_layers, "0 or more")
     require(0 <= config.ema_decay < 1, "ema_decay", config.ema_decay, "0 (none) or more, below 1")
     is_clear = config.watchdog_seconds == 0 or config.watchdog_seconds >= 10
     require(is_clear, "watchdog_seconds", config.watchdog_seconds, "0 or at least 10")

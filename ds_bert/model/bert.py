@@ -18,12 +18,13 @@ from torch import Tensor
 from transformers import BertForMaskedLM, BertForPreTraining, BertPreTrainedModel
 
 from ds_bert.dataset.options import MLM, MLM_NSP, MLM_SOP
+from ds_bert.fp8.layers import Fp8Layers
+from ds_bert.fp8.recipe import Fp8Recipe
 from ds_bert.model.attention import choose_attention
 from ds_bert.model.batch import MASKED_TOKENS, SEQUENCES, Batch
 from ds_bert.model.dropout import replace_dropout
 from ds_bert.model.encoder import Encoder
 from ds_bert.model.flops import training_flops
-from ds_bert.model.fp8 import fp8_linear
 
 
 class LossSum(NamedTuple):
@@ -70,6 +71,7 @@ class UnpaddedBert(BertPreTrainedModel):
         instances: the objective of preprocessing that makes its data.
         stock: the class of transformers that it is trained and exported as.
         losses: for each loss the count that its sum is divided by, see `Batch.counts`.
+        fp8: of layers in fp8, what they keep from step to step; None: there are none.
     """
 
     objective: ClassVar[str]
@@ -78,6 +80,7 @@ class UnpaddedBert(BertPreTrainedModel):
     losses: ClassVar[dict[str, str]]
     bert: Any
     cls: Any
+    fp8: Fp8Layers | None = None
     _by_item = False  # whether losses are left apart: see `each`
 
     def __init__(self, config):
@@ -90,7 +93,7 @@ class UnpaddedBert(BertPreTrainedModel):
         device: torch.device,
         dtype: torch.dtype,
         compile_layers: bool | None = None,
-        fp8: bool = False,
+        fp8: Fp8Recipe | None = None,
     ) -> list[str]:
         """Choose how the encoder runs on a device.
 
@@ -98,7 +101,7 @@ class UnpaddedBert(BertPreTrainedModel):
             device: where the model will be.
             dtype: of its activations.
             compile_layers: fuse with torch.compile; None: on CUDA.
-            fp8: run the layers' matrix products in fp8; see `ds_bert.model.fp8.check_fp8`.
+            fp8: run the layers' matrix products in fp8; see `ds_bert.fp8.recipe.check_fp8`.
 
         Returns:
             what was chosen, in words, then why other attention kernels were not.
@@ -106,8 +109,11 @@ class UnpaddedBert(BertPreTrainedModel):
         heads, size = self.config.num_attention_heads, self.config.hidden_size
         attention, refused = choose_attention(device, dtype, heads, size // heads)
         compiled = device.type == "cuda" if compile_layers is None else compile_layers
-        self._encode = Encoder(attention, fp8_linear if fp8 else linear, compiled)
-        chosen = [attention.__name__, *["compiled layers"] * compiled, *["fp8"] * fp8]
+        self.fp8 = None if fp8 is None else Fp8Layers(fp8, self.config, device)
+        self._encode = Encoder(attention, linear, compiled, self.fp8)
+        chosen = [attention.__name__, *["compiled layers"] * compiled]
+        if fp8 is not None:
+            chosen.append(fp8.describe(self.config.num_hidden_layers))
         return [", ".join(chosen), *refused]
 
     def encode(self, batch: Batch) -> Tensor:

@@ -2,16 +2,49 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from ds_bert_kernels.linear import linear as plain_linear
 from torch import Tensor, nn
 
+from ds_bert.fp8.layers import Fp8Layers
 from ds_bert.model.attention import Attention, looped_attention
 
 Linear = Callable[[Tensor, Tensor, Tensor], Tensor]  # input, weight, bias
 _LENGTH_STEP = 128  # attention's max_length is a multiple of this, so compiled code sees few values
+
+
+class Products(Protocol):
+    """A layer's linear layers; what they return has their outputs as its last dimension."""
+
+    def projections(self, x: Tensor, *modules: nn.Linear) -> Tensor:
+        """Several of the same input, their outputs side by side."""
+
+    def dense(self, x: Tensor, module: nn.Linear) -> Tensor:
+        """What attention's result goes through."""
+
+    def feed_forward(self, x: Tensor, first: nn.Linear, activation: Any, last: nn.Linear) -> Tensor:
+        """The two around an activation."""
+
+
+class PlainProducts(NamedTuple):
+    """All of them by one function."""
+
+    linear: Linear = plain_linear
+
+    def projections(self, x: Tensor, *modules: nn.Linear) -> Tensor:
+        """In one matrix product."""
+        weight = torch.cat([module.weight for module in modules])
+        return self.linear(x, weight, torch.cat([module.bias for module in modules]))
+
+    def dense(self, x: Tensor, module: nn.Linear) -> Tensor:
+        """See `Products`."""
+        return self.linear(x, module.weight, module.bias)
+
+    def feed_forward(self, x: Tensor, first: nn.Linear, activation: Any, last: nn.Linear) -> Tensor:
+        """See `Products`."""
+        return self.dense(activation(self.dense(x, first)), last)
 
 
 class Encoder:
@@ -21,7 +54,8 @@ class Encoder:
         attention: one of `ds_bert.model.attention`.
         linear: computes the layers' matrix products, as `F.linear` does.
         compiled: fuse each layer's element-wise work with torch.compile; one graph serves all
-            layers and all numbers of tokens.
+            layers and all numbers of tokens, another one the layers in fp8.
+        fp8: which layers run in fp8; None: none of them.
     """
 
     def __init__(
@@ -29,12 +63,13 @@ class Encoder:
         attention: Attention = looped_attention,
         linear: Linear = plain_linear,
         compiled: bool = False,
+        fp8: Fp8Layers | None = None,
     ):
         wrap: Callable[[Any], Any] = (
             partial(torch.compile, dynamic=True) if compiled else lambda f: f
         )
         self._embed, self._layer = wrap(_embed), wrap(_layer)
-        self._attention, self._linear = attention, linear
+        self._attention, self._plain, self._fp8 = attention, PlainProducts(linear), fp8
 
     def __call__(self, bert: Any, batch: Any) -> Tensor:
         """Hidden states [T, H] of a `ds_bert.model.batch.Batch` in a `BertModel`."""
@@ -42,15 +77,23 @@ class Encoder:
             bert.embeddings, batch.input_ids, batch.token_type_ids, batch.position_ids
         )
         max_length = attention_length(batch.sequence_lengths)
-        for layer in bert.encoder.layer:
-            hidden = self.layer(layer, hidden, batch.cu_seqlens, max_length)
+        layers = bert.encoder.layer
+        in_fp8 = [None] * len(layers) if self._fp8 is None else self._fp8.of(layers)
+        for layer, products in zip(layers, in_fp8, strict=True):
+            hidden = self.layer(layer, hidden, batch.cu_seqlens, max_length, products)
         return hidden
 
     def layer(
-        self, layer: nn.Module, hidden: Tensor, cu_seqlens: Tensor, max_length: int
+        self,
+        layer: nn.Module,
+        hidden: Tensor,
+        cu_seqlens: Tensor,
+        max_length: int,
+        products: Products | None = None,
     ) -> Tensor:
         """One layer of [T, H]; see `ds_bert.model.attention` for the borders of sequences."""
-        return self._layer(layer, hidden, cu_seqlens, max_length, self._attention, self._linear)
+        products = self._plain if products is None else products
+        return self._layer(layer, hidden, cu_seqlens, max_length, self._attention, products)
 
 
 def attention_length(sequence_lengths: Iterable[int]) -> int:
@@ -69,23 +112,18 @@ def _layer(
     cu_seqlens: Tensor,
     max_length: int,
     attention: Attention,
-    linear: Linear,
+    products: Products,
 ) -> Tensor:
-    """Query, key and value come from one matrix product."""
-
-    def dense(module: Any, x: Tensor) -> Tensor:
-        return linear(x, module.weight, module.bias)
-
-    def add(block: Any, x: Tensor, residual: Tensor) -> Tensor:
-        return block.LayerNorm(block.dropout(dense(block.dense, x)) + residual)
+    def add(block: Any, output: Tensor, residual: Tensor) -> Tensor:
+        return block.LayerNorm(block.dropout(output) + residual)
 
     block = layer.attention.self
-    projections = (block.query, block.key, block.value)
-    weight = torch.cat([projection.weight for projection in projections])
-    bias = torch.cat([projection.bias for projection in projections])
-    qkv = linear(hidden, weight, bias).unflatten(-1, (3, block.num_attention_heads, -1))
+    qkv = products.projections(hidden, block.query, block.key, block.value)
+    qkv = qkv.unflatten(-1, (3, block.num_attention_heads, -1))
     dropout = block.dropout.p if layer.training else 0.0
     context = attention(qkv, cu_seqlens, max_length, dropout)
-    hidden = add(layer.attention.output, context, hidden)
+    first, last = layer.attention.output, layer.output
+    hidden = add(first, products.dense(context, first.dense), hidden)
     inner = layer.intermediate
-    return add(layer.output, inner.intermediate_act_fn(dense(inner.dense, hidden)), hidden)
+    output = products.feed_forward(hidden, inner.dense, inner.intermediate_act_fn, last.dense)
+    return add(last, output, hidden)

@@ -18,11 +18,11 @@ from ds_bert.costs.checkpoint_size import CheckpointSize
 from ds_bert.dataset.store import InstanceTable, TokenStore
 from ds_bert.errors import CheckpointError, ConfigurationError, DataError, require
 from ds_bert.files import require_folder, require_space
+from ds_bert.fp8.recipe import Fp8Recipe, check_fp8
 from ds_bert.guards import standing
 from ds_bert.instances.mixture import SampleOrder
 from ds_bert.model import pretrained
 from ds_bert.model.bert import OBJECTIVES, UnpaddedBert
-from ds_bert.model.fp8 import check_fp8
 from ds_bert.optim.average import AVERAGE_BYTES
 from ds_bert.optim.entry import OptimizerEntry
 from ds_bert.optim.optimizers import OPTIMIZERS, check_optimizer
@@ -94,7 +94,12 @@ class Plan:
     def prepare(self, model: UnpaddedBert, device: torch.device) -> list[str]:
         """Choose how a model runs on a device; see its `prepare`."""
         compiled = {"auto": None, "on": True, "off": False}[self.config.compile_layers]
-        return model.prepare(device, self.activation_dtype, compiled, self.config.fp8)
+        return model.prepare(device, self.activation_dtype, compiled, self.fp8)
+
+    @property
+    def fp8(self) -> Fp8Recipe | None:
+        """How the layers' products run in fp8; None: in none of them."""
+        return Fp8Recipe.of(self.config)
 
     @property
     def model_class(self) -> type[UnpaddedBert]:
@@ -175,12 +180,11 @@ def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
         init_folder=init_folder,
         moments_from=_find_moments(config, source) if init_folder is not None else None,
     )
-    if config.fp8:
-        dtype = getattr(torch, weight_dtype(plan.engine_config))
-        if plan.activation_dtype != dtype:
+    if plan.fp8 is not None:
+        if activation_dtype(plan.engine_config) != weight_dtype(plan.engine_config):
             raise ConfigurationError("fp8 and torch_autocast are both enabled; enable one of them")
         sizes = (model_config.hidden_size, model_config.intermediate_size)
-        check_fp8(distributed.local_device(), dtype, sizes)
+        check_fp8(distributed.local_device(), plan.activation_dtype, sizes)
     if plan.resume_from is not None:
         check_resume(plan.facts, plan.resume_from)
     if plan.moments_from is not None:

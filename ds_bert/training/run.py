@@ -37,7 +37,7 @@ from ds_bert.trackers.trackers import Trackers
 from ds_bert.training import micro_batch
 from ds_bert.training.describe import as_record, describe, what_all_compute
 from ds_bert.training.plan import Plan, make_plan
-from ds_bert.training.saves import State
+from ds_bert.training.saves import FP8, State
 from ds_bert.training.trainer import Trainer
 
 # What is done with a checked plan in place of training; returns the exit code.
@@ -122,6 +122,8 @@ def start(plan: Plan, device: torch.device) -> tuple[Any, State]:
         values = load_checkpoint(plan.resume_from, engine)
         if not plan.config.ema_decay:
             forget_average(optimizer)
+        if engine.module.fp8 is not None:
+            engine.module.fp8.scales.load(values.get(FP8))
         return engine, State(**{name: values[name] for name in State.__dataclass_fields__})
     if plan.moments_from is not None:
         load_checkpoint(plan.moments_from, engine, only_optimizer=True)

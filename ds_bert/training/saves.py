@@ -15,6 +15,8 @@ from ds_bert.checkpoint.saving import WriteModel, save_in_stages, tidy
 from ds_bert.guards import standing
 from ds_bert.training.plan import Plan
 
+FP8 = "fp8"  # beside what `State` has: the scales
+
 
 @dataclass
 class State:
@@ -101,11 +103,12 @@ class Saves:
             self.wait()
         later = self._config.async_save and not is_last
         standing.at("copy" if later else "save")
+        fp8 = self._engine.module.fp8
         stages = save_in_stages(
             self.folder,
             state.step,
             self._engine,
-            asdict(state),
+            asdict(state) | ({} if fp8 is None else {FP8: fp8.scales.state()}),
             self._plan.facts,
             write_model,
             self._before_commit,

@@ -15,6 +15,7 @@ from ds_bert.evaluation.loop import evaluate
 from ds_bert.evaluation.metrics import MetricSums, total_loss
 from ds_bert.guards import standing, stop
 from ds_bert.guards.agreement import require_equal_replicas
+from ds_bert.guards.flags import Flags
 from ds_bert.model.batch import SEQUENCES
 from ds_bert.optim import bf16_optimizer
 from ds_bert.optim.trust_ratios import trust_ratios
@@ -42,7 +43,7 @@ class Pending(NamedTuple):
     step: Step
     launched: Launched
     skipped: bool
-    flags: distributed.Flags
+    flags: Flags
 
 
 class Trainer:
@@ -141,6 +142,8 @@ class Trainer:
         if self._has_stepped:
             standing.at("step")
         launched = Launched(self.state.step + 1, step.first_sample)
+        if (fp8 := self.engine.module.fp8) is not None:
+            launched.fp8_scales = fp8.scales.fixed()
         for number, batch in enumerate(step.micro_batches, 1):
             # Steps of a ramp have fewer of them than the engine was told.
             self.engine.set_gradient_accumulation_boundary(number == len(step.micro_batches))
@@ -183,7 +186,11 @@ class Trainer:
             time.monotonic() - standing.NOW.since > _SLOW,
             *self.saves.flags(),
         )
-        self._pending = Pending(step, launched, skipped, distributed.Flags(flags, self.device))
+        fp8 = self.engine.module.fp8
+        told = Flags(flags, self.device, fp8 and fp8.scales.maxima)
+        if fp8 is not None:
+            fp8.scales.finish_step(told.maxima)
+        self._pending = Pending(step, launched, skipped, told)
 
     def _settle(self) -> None:
         """Take in how the last step went, if that is not done yet."""

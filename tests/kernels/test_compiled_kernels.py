@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import compiled_fp8_cast
 import pytest
 
 HEAD = {"bias": "*fp32", "labels": "*i64", "log_sums": "*fp32", "V": "i32", "ignore_index": "i32"}
@@ -68,7 +69,7 @@ def compile_kernel(kernel, types, constants, capability):
     aligned = [
         (place,)
         for place, (name, kind) in enumerate(signature.items())
-        if kind.startswith("*") or name == "V"
+        if kind.startswith("*") or name in ("V", "K", "padded")
     ]
     source = ASTSource(
         fn=kernel,
@@ -114,8 +115,9 @@ def main():
     rows = [
         {"kernel": name, "capability": capability, "vectors": vectors}
         | compile_kernel(kernel, types, constants, capability)
-        for name, kernel, types, constants, vectors in cases()
-        for capability in (80, 90)
+        for source, capabilities in ((cases, (80, 90)), (compiled_fp8_cast.cases, (89, 90)))
+        for name, kernel, types, constants, vectors in source()
+        for capability in capabilities
     ]
     print(json.dumps(rows) if "--json" in sys.argv else table(rows))
 
@@ -141,7 +143,7 @@ def rows():
 
 def test_nothing_is_spilled(rows):
     assert {row["kernel"]: row["spilled_bytes"] for row in rows if row["spilled_bytes"]} == {}
-    assert len(rows) == 24
+    assert len(rows) == 24 + 16
 
 
 def test_whole_rows_and_blocks_move_as_vectors(rows):

@@ -5,15 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from ds_bert_kernels.linear import linear as plain_linear
 from test_attention import masked_attention
 from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import BertConfig, BertModel
 
+from ds_bert.fp8.layers import Fp8Layers
+from ds_bert.fp8.recipe import Fp8Recipe
 from ds_bert.model import encoder
 from ds_bert.model.attention import flash_attention, memory_efficient_attention
 from ds_bert.model.encoder import Encoder
-from ds_bert.model.fp8 import fp8_linear
 
 CONFIG = {
     "vocab_size": 100,
@@ -65,17 +65,60 @@ def num_graphs(counter):
     return sum(len(module.graph.nodes) > 0 for module in counter.graphs)
 
 
-MICRO_BATCHES = [(5, 20), (64, 3), (17, 41), (9, 9)]
+# Tokens and sequences as many as anything else in a layer, and other numbers.
+MICRO_BATCHES = [(5, 20), (64, 64, 64), (17, 14, 1), (9, 9), (5, 3)]
 
 
-@pytest.mark.parametrize("linear", [plain_linear, fp8_linear])
-def test_compiled_layers_are_one_graph(bert, linear, counter):
-    compiled = Encoder(masked_attention, linear, compiled=True)
+def test_compiled_layers_are_one_graph(bert, counter):
+    compiled = Encoder(masked_attention, compiled=True)
     for lengths in MICRO_BATCHES:
         found = run(compiled, bert, make_batch(*lengths))
-        expected = run(Encoder(masked_attention, linear), bert, make_batch(*lengths))
+        expected = run(Encoder(masked_attention), bert, make_batch(*lengths))
         torch.testing.assert_close(found, expected)
     assert num_graphs(counter) == 2  # the embeddings and one layer
+
+
+def test_layers_in_fp8_are_one_graph_more(bert, counter):
+    """Also when the first step is over and scales come from it; both record the same."""
+    kept = [Fp8Layers(Fp8Recipe(), bert.config, torch.device("cpu")) for _ in range(2)]
+    encoders = [
+        Encoder(masked_attention, compiled=compiled, fp8=fp8)
+        for compiled, fp8 in zip((True, False), kept, strict=True)
+    ]
+    for lengths in MICRO_BATCHES:
+        found, expected = (run(encode, bert, make_batch(*lengths)) for encode in encoders)
+        torch.testing.assert_close(found, expected)
+        for fp8 in kept:
+            fp8.scales.finish_step()
+    histories = [fp8.scales.state()["history"] for fp8 in kept]
+    assert histories[0][: len(MICRO_BATCHES)].all()
+    torch.testing.assert_close(*histories)
+    assert num_graphs(counter) == 3
+
+
+def test_layers_in_fp8_are_close_to_the_others(bert):
+    weight = torch.randn(25, 32)
+
+    def gradients(fp8):
+        bert.zero_grad()
+        hidden = Encoder(masked_attention, fp8=fp8)(bert, make_batch(5, 20))
+        (hidden * weight).sum().backward()
+        return torch.cat([p.grad.flatten() for p in bert.parameters()])
+
+    plain = gradients(None)
+    recipe = Fp8Recipe(edge_layers=0)
+    found = gradients(Fp8Layers(recipe, bert.config, torch.device("cpu")))
+    assert 1e-3 < (found - plain).norm() / plain.norm() < 0.1
+
+
+def test_another_activation_is_not_part_of_a_cast(bert):
+    bert.config.hidden_act = "relu"
+    relu = BertModel(bert.config, add_pooling_layer=False).eval()
+    relu.load_state_dict(bert.state_dict())
+    fp8 = Fp8Layers(Fp8Recipe(), bert.config, torch.device("cpu"))
+    batch = make_batch(5, 20)
+    found, plain = (Encoder(masked_attention, fp8=kept)(relu, batch) for kept in (fp8, None))
+    assert 1e-4 < (found - plain).norm() / plain.norm() < 0.05
 
 
 @pytest.mark.parametrize("kernel", [flash_attention, memory_efficient_attention])

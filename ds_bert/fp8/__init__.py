@@ -1,0 +1,1 @@
+"""Layers whose matrix products run in fp8: casts, scales, weights, where it can be switched on."""
