@@ -48,11 +48,12 @@ class Fp8Layers:
         device: where it will be.
 
     Attributes:
+        recipe: see above.
         scales: of all of their products.
     """
 
     def __init__(self, recipe: Fp8Recipe, config: Any, device: torch.device):
-        self._recipe, self._gelu = recipe, GELU.get(config.hidden_act)
+        self.recipe, self._gelu = recipe, GELU.get(config.hidden_act)
         self._numbers = recipe.layers(config.num_hidden_layers)
         self._weights = Weights()
         self.scales = Scales(4 * len(self._numbers), device, recipe.scaling == DELAYED)
@@ -67,7 +68,7 @@ class Fp8Layers:
             [group for number in self._numbers for group in _products(layers[number])]
         )
         pairs = zip(weights, self.scales.places(), strict=True)
-        operands = [Operands(*pair, self._recipe.fast_gradients) for pair in pairs]
+        operands = [Operands(*pair, self.recipe.fast_gradients) for pair in pairs]
         made: list[Fp8Layer | None] = [None] * len(layers)
         for place, number in enumerate(self._numbers):
             qkv, context, inner, output = operands[4 * place : 4 * place + 4]

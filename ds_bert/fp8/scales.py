@@ -90,9 +90,9 @@ class Scales:
         """What a checkpoint keeps; the same on all ranks."""
         return {"history": self._history, "steps": self._steps}
 
-    def load(self, state: dict[str, Any] | None) -> None:
-        """Go on from a `state`; without one, or with that of other layers, begin anew."""
-        if state is not None and state["history"].shape == self._history.shape:
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`; with that of other layers begin anew."""
+        if state["history"].shape == self._history.shape:
             self._history = state["history"].to(self._history.device, copy=True)
             self._steps = state["steps"]
             self._from_history()

@@ -61,6 +61,7 @@ def stop_diverged(
         "weights": {"of": f"{when} step {steps['last_step']}", "not_finite": bad_weights},
         "checkpoint": _last_checkpoint(plan, steps["first_step"]),
         **_facts(plan, settings),
+        "fp8": engine.module.fp8 and engine.module.fp8.recipe._asdict(),
         "fp8_scales": None if launched.fp8_scales is None else launched.fp8_scales.tolist(),
         "micro_batches": reports,
         "last_steps": figures,
@@ -86,7 +87,8 @@ def _examine_again(
     """What is found in the micro-batches of all ranks."""
     device = distributed.local_device()
     model.train()
-    model.prepare(device, plan.activation_dtype, False, plan.fp8)  # hooks want it uncompiled
+    fp8 = None if model.fp8 is None else model.fp8.recipe
+    model.prepare(device, plan.activation_dtype, False, fp8)  # hooks want it uncompiled
     if model.fp8 is not None:
         model.fp8.scales.fix(launched.fp8_scales)
     shares = [loss.item() for loss in launched.losses]
@@ -121,7 +123,6 @@ def _facts(plan: Plan, settings: StepSettings) -> dict[str, Any]:
         "precision": precision(plan.engine_config),
         "weight_dtype": weight_dtype(plan.engine_config),
         "activation_dtype": activation_dtype(plan.engine_config),
-        "fp8": plan.fp8 and plan.fp8._asdict(),
         "counts": settings.counts,
         "scale": settings.scale,
         "autocast": settings.autocast,

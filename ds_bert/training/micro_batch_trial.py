@@ -118,6 +118,8 @@ class MicroBatchTrials:
             # Memory from the longest sequences: in a long run they do come together.
             longest = self._rows[np.argsort(-self._lengths, kind="stable")]
             self._pass(self._batch(longest, 0, size))
+            if (fp8 := self._engine.module.fp8) is not None:
+                fp8.scales.finish_step()  # all steps of a run but the first one have stored scales
             return self._seconds(batches) / _num_tokens(batches), self._used()
         except torch.OutOfMemoryError:
             return None

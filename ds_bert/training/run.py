@@ -5,6 +5,7 @@ import json
 import platform
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ds_bert.guards.signals import stop_signals
 from ds_bert.guards.stop import StopRequest
 from ds_bert.guards.watchdog import Watchdog
 from ds_bert.model import pretrained
+from ds_bert.model.fp8_trial import give_up_if_slower
 from ds_bert.optim.average import forget_average, keep_average
 from ds_bert.optim.bf16_optimizer import waitless
 from ds_bert.optim.optimizers import build_optimizer
@@ -118,19 +120,31 @@ def start(plan: Plan, device: torch.device) -> tuple[Any, State]:
     """Build the engine and bring it to where the run starts or goes on."""
     engine, optimizer = build_engine(plan, device)
     torch.manual_seed(plan.config.seed + distributed.rank())  # dropout differs between ranks
+    state, scales = State(), None
     if plan.resume_from is not None:
         values = load_checkpoint(plan.resume_from, engine)
         if not plan.config.ema_decay:
             forget_average(optimizer)
-        if engine.module.fp8 is not None:
-            engine.module.fp8.scales.load(values.get(FP8))
-        return engine, State(**{name: values[name] for name in State.__dataclass_fields__})
-    if plan.moments_from is not None:
+        state = State(**{name: values[name] for name in State.__dataclass_fields__})
+        scales = values.get(FP8)
+    elif plan.moments_from is not None:
         load_checkpoint(plan.moments_from, engine, only_optimizer=True)
         forget_average(optimizer)
         plan.optimizer_entry.restart(optimizer)  # steps count from zero (NVIDIA's phase 2)
         engine.global_steps = engine.global_samples = engine.skipped_steps = engine.micro_steps = 0
-    return engine, State()
+    _settle_fp8(plan, engine.module, device, scales)
+    return engine, state
+
+
+def _settle_fp8(plan: Plan, model: Any, device: torch.device, scales: Any) -> None:
+    """Go on with a checkpoint's scales; a run that begins in fp8 on a GPU tries whether it pays."""
+    if model.fp8 is not None and scales is not None:
+        model.fp8.scales.load(scales)
+    elif model.fp8 is not None and device.type == "cuda":
+        off = replace(plan, config=replace(plan.config, fp8="off"))
+        length = plan.config.max_seq_length
+        tokens = plan.batch.micro_batch_size * length
+        give_up_if_slower(model, tokens, length, lambda: off.prepare(model, device))
 
 
 def build_engine(plan: Plan, device: torch.device) -> tuple[Any, torch.optim.Optimizer]:

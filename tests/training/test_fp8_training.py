@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from ds_bert.divergence.detector import Divergence, DivergenceDetector
 from ds_bert.divergence.replay import replay
 from ds_bert.fp8.scales import Scales
 from ds_bert.guards.stop import StopRequest
+from ds_bert.training import run
+from ds_bert.training.plan import Plan
 from ds_bert.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_process_group")
@@ -187,3 +190,27 @@ def test_replay_takes_the_scales_of_the_step(tmp_path, data, monkeypatch):
     share = next(line for line in lines if "share of the step's loss" in line)
     assert part["share"] > 0
     assert f"share of the step's loss {part['share']:.8g}" in share
+
+
+def test_a_run_on_a_gpu_begins_with_a_trial(tmp_path, data, monkeypatch):
+    """One that goes on in fp8 does not: it would go on with other numbers. Here on a CPU."""
+    tried, settle, prepare = [], run._settle_fp8, Plan.prepare
+
+    def settle_as_on_a_gpu(plan, model, device, scales):
+        settle(plan, model, SimpleNamespace(type="cuda"), scales)
+
+    def give_up(model, tokens, length, without):
+        tried.append((tokens, length))
+        if len(tried) == 1:
+            without()
+
+    monkeypatch.setattr(run, "_settle_fp8", settle_as_on_a_gpu)
+    monkeypatch.setattr(run, "give_up_if_slower", give_up)
+    monkeypatch.setattr(Plan, "prepare", lambda *own: prepare(*own[:2], torch.device("cpu")))
+    recipe = make_recipe(tmp_path, data, {"max_steps": 1})
+    saved = []
+    for step in (1, 2, 3):
+        assert train(recipe, "--max_steps", step) == 0
+        saved.append("fp8" in content(tmp_path / f"run/checkpoints/step_{step}")["ds_bert"])
+    assert saved == [False, True, True]
+    assert tried == [(64, 32)] * 2
