@@ -4,7 +4,7 @@
 
 Each of the four linear layers has three products: forward x W^T, the input's gradient y W and the
 weight's gradient y^T x, for 65,536 tokens. A row has m, n and k: [m, k] times [k, n]. fp8 runs as
-in ds_bert/model/fp8.py: both operands with the summed dimension contiguous, gradients as E5M2 and
+in ds_bert/fp8/products.py: both operands with the summed dimension contiguous, gradients as E5M2,
 without fast accumulation. Beside them one product of 8,192 and a large copy.
 """
 

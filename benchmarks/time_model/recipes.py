@@ -48,7 +48,7 @@ def cell_of(path: Path, gpus: int, num_tokens: int) -> tuple[Cell, int] | str:
     length, share = run["max_seq_length"], batch // gpus
     most = max(1, int(num_tokens / sample(LENGTHS, length).mean()))
     size = next(size for size in range(min(share, most), 0, -1) if share % size == 0)
-    dtype = "fp8" if run.get("fp8") else "bf16"
+    dtype = "fp8" if run.get("fp8", "off") not in (False, "false", "off") else "bf16"
     optimizer = recipe["optimizer"]["type"]
     cell = Cell(model, length, LENGTHS, size, share // size, gpus, dtype, optimizer)
     return cell, run["max_steps"]

@@ -78,9 +78,11 @@ def compile_kernel(kernel, types, constants, capability):
         attrs={place: [["tt.divisibility", 16]] for place in aligned},
     )
     target = GPUTarget("cuda", capability, 32)
-    ptx = triton.compile(source, target=target, options={"num_warps": 8}).asm["ptx"]
+    compiled = triton.compile(source, target=target, options={"num_warps": 8})
+    ptx = compiled.asm["ptx"]
     return {
         **assemble(ptx),
+        "shared_bytes": compiled.metadata.shared,
         "vector_loads": len(re.findall(r"ld\.global\S*\.v[24]", ptx)),
         "vector_stores": len(re.findall(r"st\.global\S*\.v[24]", ptx)),
     }
@@ -151,6 +153,14 @@ def test_whole_rows_and_blocks_move_as_vectors(rows):
         loads, stores = row["vectors"]
         assert (row["vector_loads"] > 0) is loads, row
         assert (row["vector_stores"] > 0) is stores, row
+
+
+def test_fp8_tiles_are_turned_as_bytes(rows):
+    """As 16-bit numbers, all that follows would be computed twice."""
+    from ds_bert_kernels import fp8_cast
+
+    turned = [row["shared_bytes"] for row in rows if row["kernel"].startswith("fp8 ")]
+    assert max(turned) == fp8_cast.BLOCK_T * fp8_cast.BLOCK_K
 
 
 if __name__ == "__main__":

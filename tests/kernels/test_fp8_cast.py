@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from ds_bert_kernels import fp8_cast as kernel
 from ds_bert_kernels.reference import fp8_cast as reference
+from gpu_marks import NEEDS_FP8_GPU
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 BOTH = pytest.mark.parametrize("dtype", [E4M3, E5M2])
@@ -155,3 +156,17 @@ def test_margin_leaves_room():
     plain, roomy = (kernel.scale_for(amax, E4M3, margin) for margin in (0, 2))
     assert plain.tolist()[:2] == [1.0, 2.0**-8]
     assert torch.equal(roomy[:2], 4 * plain[:2])
+
+
+@BOTH
+@pytest.mark.parametrize("num_rows", [pytest.param(n, marks=NEEDS_FP8_GPU) for n in (1, 129, 1000)])
+def test_the_machine_rounds_as_its_twin(dtype, num_rows):
+    x = (numbers(num_rows, 1024) / 64).to(torch.bfloat16)
+    for options in ({"own_scale": True}, {"sums": True}, {}):
+        scale = torch.tensor(0.5)
+        twin = reference.cast_to_fp8(x, scale, dtype, **options)
+        found = kernel.cast_to_fp8(x.cuda(), scale.cuda(), dtype, **options)
+        for name in ("rows", "columns", "amax", "scale"):
+            one, other = getattr(found, name).cpu(), getattr(twin, name)
+            assert torch.equal(one.view(-1).view(torch.uint8), other.view(-1).view(torch.uint8))
+        torch.testing.assert_close(found.sums.cpu(), twin.sums)

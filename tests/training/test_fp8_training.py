@@ -16,6 +16,7 @@ from ds_bert import distributed
 from ds_bert.commands.train import main
 from ds_bert.divergence.detector import Divergence, DivergenceDetector
 from ds_bert.divergence.replay import replay
+from ds_bert.fp8 import weights
 from ds_bert.fp8.scales import Scales
 from ds_bert.guards.stop import StopRequest
 from ds_bert.training import run
@@ -96,6 +97,17 @@ def test_gone_on_at_every_step(whole, tmp_path, monkeypatch):
         assert found.keys() == expected.keys()
         assert not [name for name in expected if not torch.equal(expected[name], found[name])]
         shutil.rmtree(again)
+
+
+def test_weights_are_cast_once_a_step(tmp_path, data, monkeypatch):
+    """DeepSpeed changes them behind the parameters' backs; validation needs them once more."""
+    made, cast = [], weights._cast
+    monkeypatch.setattr(weights, "_cast", lambda group: made.append(cast(group)) or made[-1])
+    recipe = make_recipe(tmp_path, data, {"max_steps": 3, "save_interval": 0})
+    assert train(recipe, "--validation_data", data, "--eval_interval", 1) == 0
+    assert len(made) == 4 * (3 + 1), "four products; three steps, and what came after the last"
+    for before, after in pairwise(made[3::4]):
+        assert not torch.equal(before.rows.float() * before.scale, after.rows.float() * after.scale)
 
 
 def test_the_history_is_saved(whole):
