@@ -7,7 +7,7 @@ line over the sum of all rates: no part of the way has been easy, so none is beh
 """
 
 import math
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from ds_bert.run_report.baselines import Baselines
 from ds_bert.run_report.history import Phase, Row
@@ -93,7 +93,7 @@ def _jumps(phase: Phase, rows: list[Row]) -> float:
     after = [row for row in rows if row["step"] > phase.warmup_steps and values([row], "loss")]
     if len(after) < MIN_ROWS:
         return 0.0
-    pairs = zip(after, after[1:], strict=False)
+    pairs = pairwise(after)
     return median([abs(b["loss"] - a["loss"]) / _spread(b) for a, b in pairs])
 
 
