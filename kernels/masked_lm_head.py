@@ -146,8 +146,8 @@ def _rows_forward(
 ):  # fmt: skip
     """Loss, log-sum-exp and whether the first largest logit is the label's, of ROWS rows [V].
 
-    A lane owns VECTOR neighbouring columns of each block, and keeps a maximum and a sum for each
-    row of its own. So threads wait for each other after the last block only.
+    A lane owns VECTOR neighbouring columns of each block, and keeps a maximum and a sum of its own
+    for each row. They are combined once, after the last block.
     """
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     exist = rows < N
