@@ -57,7 +57,7 @@ class Batch:
     @property
     def max_length(self) -> int:
         """At least the tokens of the longest sequence."""
-        return max(self.longest, *self.sequence_lengths)
+        return max([self.longest, *self.sequence_lengths])
 
     @property
     def num_masked_tokens(self) -> int:
@@ -88,16 +88,14 @@ class Batch:
 
     def padded_to(self, shape: Shape) -> Self:
         """The batch with all its tensors of one shape, which it has to fit."""
-        missing, spare = (
-            shape.num_tokens - self.num_tokens,
-            shape.num_masked - len(self.masked_lm_labels),
-        )
+        missing = shape.num_tokens - self.num_tokens
         more = shape.num_sequences - self.num_sequences
+        unlabelled = shape.num_labels - self.num_sequences
+        spare = shape.num_masked - len(self.masked_lm_labels)
         assert 0 < more <= missing and spare >= 0
         # Evenly, so no attention kernel has to know a sequence of length zero or a long one.
         ends = self.num_tokens + torch.arange(1, more + 1) * missing // more
         places = self.num_tokens + torch.arange(spare) % missing
-        unlabelled = shape.num_labels - self.num_sequences
         return replace(
             self,
             input_ids=F.pad(self.input_ids, (0, missing)),
