@@ -41,7 +41,7 @@ class Encoder:
         hidden = self._embed(
             bert.embeddings, batch.input_ids, batch.token_type_ids, batch.position_ids
         )
-        max_length = attention_length(batch.sequence_lengths)
+        max_length = attention_length([batch.max_length])
         for layer in bert.encoder.layer:
             hidden = self.layer(layer, hidden, batch.cu_seqlens, max_length)
         return hidden
