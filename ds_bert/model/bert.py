@@ -122,8 +122,9 @@ class UnpaddedBert(BertPreTrainedModel):
 
     def flops(self, batch: Batch) -> int:
         """Operations of forward and backward over a batch; see `ds_bert.model.flops`."""
-        num_masked, pools = len(batch.masked_lm_labels), SEQUENCES in self.losses.values()
-        return training_flops(self.config, batch.sequence_lengths, num_masked, pools)
+        pools = SEQUENCES in self.losses.values()
+        lengths, num_masked = batch.sequence_lengths, batch.num_masked_tokens
+        return training_flops(self.config, lengths, num_masked, pools)
 
     def each(self, batch: Batch) -> dict[str, LossSum]:
         """The losses of `forward` item by item, not summed: for evaluation, not for training.
@@ -204,7 +205,8 @@ class BertForUnpaddedPreTraining(UnpaddedBert, BertForPreTraining):
         return self.cls.seq_relationship(self.bert.pooler(first_tokens[:, None]))
 
     def _pair(self, hidden: Tensor, batch: Batch) -> LossSum:
-        places, labels = batch.cu_seqlens[: batch.num_sequences], batch.next_sentence_labels
+        labels = batch.next_sentence_labels
+        places = batch.cu_seqlens[: len(labels)]  # of a padded batch's too, without a label
         if self._by_item:
             return self._scores(self._pair_logits, hidden, places, labels).losses()
         first_tokens = hidden.index_select(0, places)

@@ -76,7 +76,7 @@ class Encoder:
         hidden = self._embed(
             bert.embeddings, batch.input_ids, batch.token_type_ids, batch.position_ids
         )
-        max_length = attention_length(batch.sequence_lengths)
+        max_length = attention_length([batch.max_length])
         layers = bert.encoder.layer
         in_fp8 = [None] * len(layers) if self._fp8 is None else self._fp8.of(layers)
         for layer, products in zip(layers, in_fp8, strict=True):
