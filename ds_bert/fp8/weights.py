@@ -67,4 +67,9 @@ def _cast(group: Sequence[nn.Linear]) -> Weight:
     weight = torch.cat([module.weight for module in group])  # copied, if it is but one
     own = torch.tensor(True)
     made = cast(weight, weight.new_ones((), dtype=torch.float32), own)
-    return Weight(made.rows, made.columns, made.scale, torch.cat([m.bias for m in group]))
+    bias = torch.cat([module.bias for module in group])
+    # The sizes of parameters are constants to torch.compile, else a batch might have the same ones.
+    rows, columns, bias = (
+        nn.Parameter(part, requires_grad=False) for part in (made.rows, made.columns, bias)
+    )
+    return Weight(rows, columns, made.scale, bias)

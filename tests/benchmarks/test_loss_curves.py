@@ -121,6 +121,15 @@ def test_the_difference_is_that_of_the_smoothed_losses(verdicts):
     assert found["curve"][3:5] == pytest.approx([0.0, 0.01])
 
 
+def test_smoke_of_fp8(smoke, data, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    pytest.importorskip("matplotlib", reason="needs matplotlib (extra report)")
+    rows = {row["impl"]: row for row in smoke("fp8_curves", "fp8_curves", data)}
+    assert "delayed scales, layers 2 to 3" in rows["fp8, stored scales"]["runs_with"]
+    apart = [row["largest_difference"] for name, row in rows.items() if name.endswith(" - bf16")]
+    assert len(apart) == 4 and 0 < min(apart) <= max(apart) < 1e-2
+
+
 @pytest.mark.parametrize(("offset", "passed"), [(0.04, True), (0.06, False)])
 def test_fp8_may_lose_a_hundredth(verdicts, offset, passed):
     assert verdicts.as_good(losses(offset), losses())["passed"] == passed

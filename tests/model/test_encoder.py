@@ -67,7 +67,7 @@ def num_graphs(counter):
 
 
 # Tokens and sequences as many as anything else in a layer, and other numbers.
-MICRO_BATCHES = [(5, 20), (64, 64, 64), (17, 14, 1), (9, 9), (5, 3)]
+MICRO_BATCHES = [(64, 32), (5, 20), (9, 9), (5, 3)]
 
 
 def test_compiled_layers_are_one_graph(bert, counter):
