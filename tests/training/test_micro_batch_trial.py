@@ -122,7 +122,7 @@ class SlowEngine:
 
     def __init__(self):
         self.now, self.skipped_steps = 0.0, 0
-        self.module = SimpleNamespace(losses={"nsp": SEQUENCES}, parameters=list)
+        self.module = SimpleNamespace(losses={"nsp": SEQUENCES}, parameters=list, fp8=None)
 
     def train(self):
         return self
