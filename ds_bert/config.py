@@ -182,8 +182,11 @@ class TrainingConfig:
     dry_run: bool = option(False, "check everything and print the plan without training")
 
     def __post_init__(self):
-        switched = {True: "delayed", "true": "delayed", False: "off", "false": "off"}
-        object.__setattr__(self, "fp8", switched.get(self.fp8, self.fp8))
+        switched = {
+            "true": "delayed",
+            "false": "off",
+        }  # as there was one kind only
+        object.__setattr__(self, "fp8", switched.get(str(self.fp8).lower(), self.fp8))
         check(self)
 
     @property

@@ -12,7 +12,7 @@ def implementation(kernel: str, tensor: Tensor) -> Any:
     """The module with the functions of `kernel`: Triton on CUDA tensors, plain torch elsewhere.
 
     Args:
-        kernel: "masked_lm_head" or "lamb".
+        kernel: "masked_lm_head", "lamb" or "fp8_cast".
         tensor: one that the kernel will work on.
     """
     return _module(kernel if tensor.is_cuda and find_spec("triton") else f"reference.{kernel}")

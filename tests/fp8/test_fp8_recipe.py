@@ -60,7 +60,7 @@ def test_what_recipes_say(written, expected):
     assert Fp8Recipe.of(TrainingConfig(fp8=written)) == expected
 
 
-@pytest.mark.parametrize("wrong", ["on", 1.5, "stored"])
+@pytest.mark.parametrize("wrong", ["on", 1, 1.5, [], "stored"])
 def test_other_words_are_refused(wrong):
     with pytest.raises(ConfigurationError, match="fp8"):
         TrainingConfig(fp8=wrong)

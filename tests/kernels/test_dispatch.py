@@ -7,7 +7,7 @@ import torch
 from ds_bert_kernels import dispatch
 
 
-@pytest.mark.parametrize("kernel", ["masked_lm_head", "lamb"])
+@pytest.mark.parametrize("kernel", ["masked_lm_head", "lamb", "fp8_cast"])
 def test_choice(kernel, monkeypatch):
     twin = f"ds_bert_kernels.reference.{kernel}"
     assert dispatch.implementation(kernel, torch.ones(1)).__name__ == twin
