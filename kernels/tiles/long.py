@@ -1,0 +1,181 @@
+"""Attention in sequences of any length, tile by tile, as FlashAttention does it.
+
+One program per tile and head: of queries forward and for their gradient, of keys for that of keys
+and values. So nothing is added up across programs and no atomics are needed, for two more matrix
+products than the five of a backward pass that adds up with atomics.
+
+Source: Dao 2023, "FlashAttention-2".
+"""
+
+import triton
+import triton.language as tl
+from ds_bert_kernels.tiles.pieces import bounds, keep_tile, load_tile, store_tile
+
+
+@triton.jit
+def longest_first(cu_seqlens, order, num_sequences, BLOCK: tl.constexpr):
+    """Write a sequence to its place [B] by length; of equals the first comes first."""
+    sequence = tl.program_id(0)
+    length = bounds(cu_seqlens, sequence)[1]
+    place = tl.zeros((BLOCK,), tl.int32)
+    for first in range(0, num_sequences, BLOCK):
+        others = first + tl.arange(0, BLOCK)
+        inside = others < num_sequences
+        start = tl.load(cu_seqlens + others, mask=inside, other=0)
+        other = tl.load(cu_seqlens + others + 1, mask=inside, other=-1) - start
+        place += ((other > length) | ((other == length) & (others < sequence))).to(tl.int32)
+    tl.store(order + tl.sum(place, 0), sequence)
+
+
+@triton.jit
+def work_of(program, cu_seqlens, order, num_heads, num_tiles):
+    """Head, tile, first token and length of a program: the tiles of a head next to each other.
+
+    They share its keys and values in the cache; the longest sequences begin first, so that the
+    last programs are short ones.
+    """
+    start, length = bounds(cu_seqlens, tl.load(order + program // (num_heads * num_tiles)))
+    return (program // num_tiles) % num_heads, program % num_tiles, start, length
+
+
+@triton.jit
+def forward(
+    qkv, cu_seqlens, order, seed, output, log_sums,
+    num_heads, num_tokens, num_tiles, threshold, inverse_kept,
+    SCALE: tl.constexpr, SIZE: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, DROPS: tl.constexpr,
+):  # fmt: skip
+    """Output [T, heads x SIZE] of a tile of queries, and log2 of its sums of exponentials."""
+    program = tl.program_id(0)
+    head, tile, start, length = work_of(program, cu_seqlens, order, num_heads, num_tiles)
+    if tile * QUERIES >= length:
+        return
+    width = num_heads * SIZE
+    queries = tile * QUERIES + tl.arange(0, QUERIES)
+    qkv += start.to(tl.int64) * 3 * width + head * SIZE
+    query = load_tile(qkv, queries, length, 3 * width, SIZE)
+    highest = tl.full((QUERIES,), -float("inf"), tl.float32)
+    total = tl.zeros((QUERIES,), tl.float32)
+    result = tl.zeros((QUERIES, SIZE), tl.float32)
+    for first in range(0, length, KEYS):
+        keys = first + tl.arange(0, KEYS)
+        key = load_tile(qkv + width, keys, length, 3 * width, SIZE)
+        value = load_tile(qkv + 2 * width, keys, length, 3 * width, SIZE)
+        scores = tl.dot(query, tl.trans(key), input_precision="ieee") * SCALE
+        scores = tl.where(keys[None, :] < length, scores, -float("inf"))
+        new_highest = tl.maximum(highest, tl.max(scores, 1))
+        rescale = tl.exp2(highest - new_highest)
+        weights = tl.exp2(scores - new_highest[:, None])
+        highest = new_highest
+        total = total * rescale + tl.sum(weights, 1)
+        if DROPS:
+            kept = keep_tile(tl.load(seed), start + queries, first, head, threshold, KEYS)
+            weights = tl.where(kept, weights, 0.0)
+        weights = weights.to(value.dtype)
+        result = tl.dot(weights, value, result * rescale[:, None], input_precision="ieee")
+    result *= (inverse_kept / total)[:, None]
+    output += start.to(tl.int64) * width + head * SIZE
+    store_tile(output, queries, length, width, result, SIZE)
+    log_sums += head.to(tl.int64) * num_tokens + start
+    tl.store(log_sums + queries, highest + tl.log2(total), mask=queries < length)
+
+
+@triton.jit
+def weights_again(
+    query, key, log_sum, first_key, length, SCALE: tl.constexpr, KEYS: tl.constexpr
+):  # fmt: skip
+    """Weights [queries, KEYS] before dropout, from the logarithms of the forward pass's sums."""
+    scores = tl.dot(query, tl.trans(key), input_precision="ieee") * SCALE
+    inside = (first_key + tl.arange(0, KEYS)) < length
+    return tl.where(inside[None, :], tl.exp2(scores - log_sum[:, None]), 0.0)
+
+
+@triton.jit
+def backward_queries(
+    grad, qkv, cu_seqlens, order, seed, output, log_sums, row_sums, qkv_grad,
+    num_heads, num_tokens, num_tiles, threshold, inverse_kept,
+    SCALE: tl.constexpr, SIZE: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, DROPS: tl.constexpr,
+):  # fmt: skip
+    """Gradient of a tile of queries; and what `backward_keys` needs: row_sums [heads, T].
+
+    They are the sums over keys of weight x its gradient, which are those of output x its gradient.
+    """
+    program = tl.program_id(0)
+    head, tile, start, length = work_of(program, cu_seqlens, order, num_heads, num_tiles)
+    if tile * QUERIES >= length:
+        return
+    width = num_heads * SIZE
+    queries = tile * QUERIES + tl.arange(0, QUERIES)
+    place = start.to(tl.int64) * width + head * SIZE
+    grad_tile = load_tile(grad + place, queries, length, width, SIZE)
+    output_tile = load_tile(output + place, queries, length, width, SIZE)
+    row_sum = tl.sum(output_tile.to(tl.float32) * grad_tile.to(tl.float32), 1)
+    row_place = head.to(tl.int64) * num_tokens + start
+    tl.store(row_sums + row_place + queries, row_sum, mask=queries < length)
+    log_sum = tl.load(log_sums + row_place + queries, mask=queries < length, other=0.0)
+
+    qkv += start.to(tl.int64) * 3 * width + head * SIZE
+    query = load_tile(qkv, queries, length, 3 * width, SIZE)
+    query_grad = tl.zeros((QUERIES, SIZE), tl.float32)
+    for first in range(0, length, KEYS):
+        keys = first + tl.arange(0, KEYS)
+        key = load_tile(qkv + width, keys, length, 3 * width, SIZE)
+        value = load_tile(qkv + 2 * width, keys, length, 3 * width, SIZE)
+        weights = weights_again(query, key, log_sum, first, length, SCALE, KEYS)
+        weights_grad = tl.dot(grad_tile, tl.trans(value), input_precision="ieee") * inverse_kept
+        if DROPS:
+            kept = keep_tile(tl.load(seed), start + queries, first, head, threshold, KEYS)
+            weights_grad = tl.where(kept, weights_grad, 0.0)
+        scores_grad = (weights * (weights_grad - row_sum[:, None])).to(key.dtype)
+        query_grad = tl.dot(scores_grad, key, query_grad, input_precision="ieee")
+    query_grad *= SCALE * 0.6931471805599453  # ln 2: SCALE is for powers of 2
+    qkv_grad += start.to(tl.int64) * 3 * width + head * SIZE
+    store_tile(qkv_grad, queries, length, 3 * width, query_grad, SIZE)
+
+
+@triton.jit
+def backward_keys(
+    grad, qkv, cu_seqlens, order, seed, log_sums, row_sums, qkv_grad,
+    num_heads, num_tokens, num_tiles, threshold, inverse_kept,
+    SCALE: tl.constexpr, SIZE: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, DROPS: tl.constexpr,
+):  # fmt: skip
+    """Gradients of a tile of keys and of its values, after `backward_queries`."""
+    program = tl.program_id(0)
+    head, tile, start, length = work_of(program, cu_seqlens, order, num_heads, num_tiles)
+    first_key = tile * KEYS
+    if first_key >= length:
+        return
+    width = num_heads * SIZE
+    keys = first_key + tl.arange(0, KEYS)
+    qkv += start.to(tl.int64) * 3 * width + head * SIZE
+    grad += start.to(tl.int64) * width + head * SIZE
+    log_sums += head.to(tl.int64) * num_tokens + start
+    row_sums += head.to(tl.int64) * num_tokens + start
+    key = load_tile(qkv + width, keys, length, 3 * width, SIZE)
+    value = load_tile(qkv + 2 * width, keys, length, 3 * width, SIZE)
+    key_grad = tl.zeros((KEYS, SIZE), tl.float32)
+    value_grad = tl.zeros((KEYS, SIZE), tl.float32)
+    for first in range(0, length, QUERIES):
+        queries = first + tl.arange(0, QUERIES)
+        query = load_tile(qkv, queries, length, 3 * width, SIZE)
+        grad_tile = load_tile(grad, queries, length, width, SIZE)
+        log_sum = tl.load(log_sums + queries, mask=queries < length, other=0.0)
+        row_sum = tl.load(row_sums + queries, mask=queries < length, other=0.0)
+        weights = weights_again(query, key, log_sum, first_key, length, SCALE, KEYS)
+        dropped = weights
+        if DROPS:
+            kept = keep_tile(tl.load(seed), start + queries, first_key, head, threshold, KEYS)
+            dropped = tl.where(kept, weights, 0.0)
+        dropped = tl.trans(dropped.to(query.dtype))
+        value_grad = tl.dot(dropped, grad_tile, value_grad, input_precision="ieee")
+        weights_grad = tl.dot(grad_tile, tl.trans(value), input_precision="ieee") * inverse_kept
+        if DROPS:
+            weights_grad = tl.where(kept, weights_grad, 0.0)
+        scores_grad = tl.trans((weights * (weights_grad - row_sum[:, None])).to(query.dtype))
+        key_grad = tl.dot(scores_grad, query, key_grad, input_precision="ieee")
+    qkv_grad += start.to(tl.int64) * 3 * width + head * SIZE
+    store_tile(qkv_grad + 2 * width, keys, length, 3 * width, value_grad * inverse_kept, SIZE)
+    key_grad *= SCALE * 0.6931471805599453
+    store_tile(qkv_grad + width, keys, length, 3 * width, key_grad, SIZE)
