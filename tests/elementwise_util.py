@@ -49,9 +49,10 @@ def assert_same_bits_twice(kernel, tensors, *rest):
 
 
 def assert_equal_where_finite(kernel, twin, tensors, *rest):
-    """Infinities and NaN come out at the same places."""
+    """What is not finite comes out at the same places, and spoils no others."""
     for one, other in zip(
         *(results(function, tensors, *rest) for function in (kernel, twin)), strict=True
     ):
-        assert torch.equal(one.isfinite(), other.isfinite())
-        assert torch.allclose(one.nan_to_num(), other.nan_to_num(), rtol=1e-3, atol=1e-4)
+        finite = other.isfinite()
+        assert torch.equal(one.isfinite(), finite)
+        assert torch.allclose(one[finite], other[finite], rtol=1e-3, atol=1e-4)
