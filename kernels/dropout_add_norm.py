@@ -40,6 +40,24 @@ def dropout_add_layer_norm(
     return _forward(x, bias, residual, weight, norm_bias, eps, dropout, seed)[0]
 
 
+def dropout_add_layer_norm_twice(
+    x: Tensor,
+    bias: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
+    dropout: float,
+    seed: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """`dropout_add_layer_norm` under two names, one for each of its two uses.
+
+    The gradients of both uses are added inside the kernel, where autograd would write their sum to
+    memory first.
+    """
+    return _Twice.apply(x, bias, residual, weight, norm_bias, eps, dropout, seed)
+
+
 def launch_forward(
     x: Tensor,
     bias: Tensor,
@@ -65,6 +83,7 @@ def launch_forward(
 
 def launch_backward(
     grad: Tensor,
+    other: Tensor | None,
     total: Tensor,
     mean: Tensor,
     rstd: Tensor,
@@ -72,8 +91,8 @@ def launch_backward(
     dropout: float,
     seed: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, bias, residual, weight and norm_bias."""
-    grad = grad.contiguous()
+    """Gradients of x, bias, residual, weight and norm_bias; that of the output is grad + other."""
+    grad, other = grad.contiguous(), None if other is None else other.contiguous()
     dx, dresidual = torch.empty_like(total), torch.empty_like(total)
     num_rows, num_columns = total.shape
     each = rows_per_program(num_rows)
@@ -81,8 +100,8 @@ def launch_backward(
     sums = weight.new_empty(3, num_programs, num_columns, dtype=torch.float32)
     if num_programs:
         _rows_backward[(num_programs,)](
-            grad, total, mean, rstd, weight, seed, dx, dresidual, *sums, num_rows, num_columns,
-            each, philox.threshold(dropout), philox.scale(dropout),
+            grad, other, total, mean, rstd, weight, seed, dx, dresidual, *sums,
+            num_rows, num_columns, each, philox.threshold(dropout), philox.scale(dropout),
             **_constants(total, dropout, _BACKWARD),
         )  # fmt: skip
     dbias, dweight, dnorm_bias = add_up(sums, weight.dtype)
@@ -111,7 +130,7 @@ def _(x, bias, residual, weight, norm_bias, eps, dropout, seed):
 
 
 @_backward.register_fake
-def _(grad, total, mean, rstd, weight, dropout, seed):
+def _(grad, other, total, mean, rstd, weight, dropout, seed):
     dx, dresidual = total.new_empty(total.shape), total.new_empty(total.shape)
     return dx, torch.empty_like(weight), dresidual, *(torch.empty_like(weight) for _ in range(2))
 
@@ -124,13 +143,28 @@ def _save(ctx, inputs, output):
 
 def _differentiate(ctx, grad, *_):
     *saved, seed = ctx.saved_tensors
-    return *_backward(grad, *saved, ctx.dropout, seed), None, None, None
+    return *_backward(grad, None, *saved, ctx.dropout, seed), None, None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)
 
 
-@triton.jit
+class _Twice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, bias, residual, weight, norm_bias, eps, dropout, seed):
+        output, *saved = _forward(x, bias, residual, weight, norm_bias, eps, dropout, seed)
+        ctx.save_for_backward(*saved, weight, seed)
+        ctx.dropout = dropout
+        return output, output.view_as(output)
+
+    @staticmethod
+    def backward(ctx, grad, other):
+        *saved, seed = ctx.saved_tensors
+        return *_backward(grad, other, *saved, ctx.dropout, seed), None, None, None
+
+
+# The seed is a piece of a longer tensor, so it may lie anywhere.
+@triton.jit(do_not_specialize_on_alignment=["seed"])
 def _rows_forward(
     x, bias, residual, weight, norm_bias, seed, output, total, mean, rstd,
     H, eps, threshold, scale, BLOCK: tl.constexpr, HAS_DROPOUT: tl.constexpr,
@@ -161,10 +195,11 @@ def _rows_forward(
     tl.store(output + places, result.to(output.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["seed"])
 def _rows_backward(
-    grad, total, mean, rstd, weight, seed, dx, dresidual, bias_sums, weight_sums, norm_bias_sums,
-    T, H, each, threshold, scale, BLOCK: tl.constexpr, HAS_DROPOUT: tl.constexpr,
+    grad, other, total, mean, rstd, weight, seed, dx, dresidual,
+    bias_sums, weight_sums, norm_bias_sums, T, H, each, threshold, scale,
+    BLOCK: tl.constexpr, HAS_DROPOUT: tl.constexpr,
 ):  # fmt: skip
     """Rows [each, H], and the sums over them that gradients of vectors are made of."""
     program = tl.program_id(0)
@@ -177,6 +212,8 @@ def _rows_backward(
     for row in range(program * each, tl.minimum((program + 1) * each, T)):
         places = tl.cast(row, tl.int64) * H + columns
         dy = tl.load(grad + places, mask=inside, other=0.0).to(tl.float32)
+        if other is not None:
+            dy += tl.load(other + places, mask=inside, other=0.0).to(tl.float32)
         value = tl.load(total + places, mask=inside, other=0.0).to(tl.float32)
         inverse = tl.load(rstd + row)
         normed = tl.where(inside, (value - tl.load(mean + row)) * inverse, 0.0)

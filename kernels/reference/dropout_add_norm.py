@@ -1,5 +1,7 @@
 """Plain-torch twin of what follows a block's last product: bias, dropout, addition, LayerNorm."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from ds_bert_kernels.reference import philox
@@ -38,3 +40,9 @@ def dropout_add_layer_norm(
         kept = philox.keep_mask(seed, *x.shape, dropout)
         branch = torch.where(kept, branch * philox.scale(dropout), 0.0)
     return F.layer_norm(branch + residual, weight.shape, weight, norm_bias, eps)
+
+
+def dropout_add_layer_norm_twice(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """`dropout_add_layer_norm` under two names, one for each of its two uses."""
+    output = dropout_add_layer_norm(*arguments)
+    return output, output

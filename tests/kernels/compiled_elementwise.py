@@ -19,6 +19,16 @@ def cases():
                 constants = {"BLOCK": 1024, "HAS_DROPOUT": dropout, "num_warps": warps[way]}
                 name = f"{'dropout, ' * dropout}add, norm {way} {dtype}"
                 yield name, kernel, types(kernel, dtype), constants, (True, True)
+        # With the gradient of a second use; a pointer that is None is a constant.
+        name = f"dropout, add, norm backward {dtype}, one use"
+        constants = {"BLOCK": 1024, "HAS_DROPOUT": True, "num_warps": 2, "other": None}
+        yield (
+            name,
+            norms["backward"],
+            types(norms["backward"], dtype, "other"),
+            constants,
+            (True, True),
+        )
         for way, kernel in gelus.items():
             for is_tanh in (False, True) if dtype == "bf16" else (False,):
                 constants = {"BLOCK": 1024, "IS_TANH": is_tanh, "num_warps": 4}
@@ -29,7 +39,7 @@ def cases():
     yield "column sums bf16", kernel, types(kernel, "bf16"), constants, (True, False)
 
 
-def types(kernel, dtype):
+def types(kernel, dtype, absent=None):
     """What is neither a sum nor a size is an activation or a parameter."""
     names = [name for name in kernel.arg_names if name in TYPES or name.islower()]
-    return {name: TYPES.get(name, f"*{dtype}") for name in names}
+    return {name: TYPES.get(name, f"*{dtype}") for name in names if name != absent}

@@ -2,7 +2,10 @@
 
 import pytest
 import torch
-from ds_bert_kernels.dropout_add_norm import dropout_add_layer_norm
+from ds_bert_kernels.dropout_add_norm import (
+    dropout_add_layer_norm,
+    dropout_add_layer_norm_twice,
+)
 from ds_bert_kernels.reference import dropout_add_norm as reference
 from ds_bert_kernels.reference.philox import keep_mask
 from elementwise_util import (
@@ -85,15 +88,31 @@ def test_inputs_that_are_not_contiguous():
         assert torch.equal(one, other)
 
 
+def block(*tensors):
+    """One norm after the other, as in a layer."""
+    x, bias, residual, weight, norm_bias = tensors
+    vectors = (weight, norm_bias, 1e-12, 0.1, SEED)
+    use, skip = dropout_add_layer_norm_twice(x, bias, residual, *vectors)
+    return dropout_add_layer_norm(use.sin(), bias, skip, *vectors)
+
+
+def plain_block(*tensors):
+    x, bias, residual, weight, norm_bias = tensors
+    vectors = (weight, norm_bias, 1e-12, 0.1, SEED)
+    hidden = TWIN(x, bias, residual, *vectors)
+    return TWIN(hidden.sin(), bias, hidden, *vectors)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.float16, 1e-4)])
+def test_gradients_of_two_uses_are_added(dtype, tolerance):
+    assert_as_good_as_torch(block, plain_block, inputs(3, 100, dtype), tolerance=tolerance)
+
+
 def test_compile_passes_through():
-    compiled = torch.compile(
-        lambda *tensors: dropout_add_layer_norm(*tensors, EPS, 0.1, SEED) * 2,
-        fullgraph=True, dynamic=True, backend="aot_eager",
-    )  # fmt: skip
+    compiled = torch.compile(block, fullgraph=True, dynamic=True, backend="aot_eager")
     for rows in (3, 5):
         tensors = inputs(rows, 24)
-        plain = results(lambda *t: dropout_add_layer_norm(*t, EPS, 0.1, SEED) * 2, tensors)
-        for one, other in zip(results(compiled, tensors), plain, strict=True):
+        for one, other in zip(results(compiled, tensors), results(block, tensors), strict=True):
             assert torch.equal(one, other)
 
 
