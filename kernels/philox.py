@@ -41,3 +41,19 @@ def keep_masks(seed, counter0, counter1, counter2, threshold):
     """
     first, second, third, fourth = random_bits(seed, counter0, counter1, counter2)
     return first >= threshold, second >= threshold, third >= threshold, fourth >= threshold
+
+
+@triton.jit
+def keep_row(seed, row, threshold, BLOCK: tl.constexpr):
+    """Mask [BLOCK] of the first columns of a row; twin: `keep_mask` of `reference/philox.py`.
+
+    Args:
+        seed: int64 scalar.
+        row: int32 scalar.
+        threshold: as in `keep_masks`.
+        BLOCK: a power of two, at least 4.
+    """
+    first, second, third, fourth = random_bits(seed, tl.arange(0, BLOCK // 4), row, 0)
+    # Joined this way the four numbers of a counter stand side by side, as a thread's elements do.
+    bits = tl.join(tl.join(first, third), tl.join(second, fourth))
+    return tl.reshape(bits, (BLOCK,)) >= threshold

@@ -31,9 +31,14 @@ def threshold(dropout: float) -> int:
     """What `random_bits` are compared with: an element is kept where they are not below.
 
     Args:
-        dropout: probability in [0, 1), exact to 2**-32.
+        dropout: probability in [0, 1], exact to 2**-32.
     """
     return min(int(dropout * 2**32), _WORD) - 2**31
+
+
+def scale(dropout: float) -> float:
+    """What kept elements are multiplied by."""
+    return 1 / (1 - dropout) if dropout < 1 else 0.0
 
 
 def random_bits(
@@ -73,20 +78,18 @@ def _product(factor: int, word: Tensor) -> tuple[Tensor, Tensor]:
 def keep_mask(seed: Tensor, num_rows: int, num_columns: int, dropout: float) -> Tensor:
     """Which elements of a matrix dropout keeps.
 
-    Number w of counter (c, row) is about the element in column w * C + c of that row, C being a
-    quarter of the columns, rounded up: neighbours in memory have neighbours as counters.
+    Number w of counter (c, row) is about the element in column 4 c + w of that row.
 
     Args:
         seed: int64, one element, on any device.
         num_rows: T.
         num_columns: H.
-        dropout: probability in [0, 1).
+        dropout: probability in [0, 1].
 
     Returns:
         bool [T, H].
     """
-    quarter = -(-num_columns // 4)
-    columns = torch.arange(quarter, device=seed.device)
+    columns = torch.arange(-(-num_columns // 4), device=seed.device)
     rows = torch.arange(num_rows, device=seed.device)[:, None]
-    bits = torch.cat(random_bits(seed, columns, rows), 1)[:, :num_columns]
-    return bits >= threshold(dropout)
+    bits = torch.stack(random_bits(seed, columns, rows), -1).flatten(1)
+    return bits[:, :num_columns] >= threshold(dropout)
