@@ -9,6 +9,7 @@ pytest.importorskip("triton", reason="needs triton (extra dev)")
 from ds_bert_kernels import attention
 from ds_bert_kernels.attention import AMPERE, varlen_attention
 from ds_bert_kernels.reference import attention as reference
+from gpu_marks import NEEDS_GPU
 
 SEED = torch.tensor([0x1234_5678_9ABC_DEF0])
 TILED = 129  # a max_length for which even short sequences are worked off tile by tile
@@ -32,14 +33,14 @@ def errors(found, exact):
     return [float((f.double() - e).norm() / e.norm()) for f, e in zip(found, exact, strict=True)]
 
 
-def require_right(lengths, max_length, dtype, dropout, heads=1):
+def require_right(lengths, max_length, dtype, dropout, heads=1, device="cpu"):
     """Not further from float64 than torch is in the same dtype, by more than a little."""
-    qkv, cu_seqlens = inputs(*lengths, dtype=dtype, heads=heads)
-    others = cu_seqlens, max_length, dropout
+    qkv, cu_seqlens = (x.to(device) for x in inputs(*lengths, dtype=dtype, heads=heads))
+    others = cu_seqlens, max_length, dropout, SEED.to(device)
     exact = run(reference.varlen_attention, qkv.double(), *others)
     plain = errors(run(reference.varlen_attention, qkv, *others), exact)
     found = errors(run(varlen_attention, qkv, *others), exact)
-    slack = {torch.float32: 2e-7, torch.float16: 5e-5}[dtype]
+    slack = {torch.float32: 2e-7, torch.float16: 5e-5, torch.bfloat16: 4e-4}[dtype]
     for error, usual in zip(found, plain, strict=True):
         assert error < 1.2 * usual + slack, (found, plain)
 
@@ -60,6 +61,16 @@ def test_output_and_gradient(lengths, max_length, dtype, dropout, heads):
 
 def test_long_sequence():
     require_right((512,), 512, torch.float16, 0.0)
+
+
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(d, marks=NEEDS_GPU) for d in (torch.bfloat16, torch.float16)]
+)
+def test_on_a_gpu(dtype):
+    """With dropout: the masks of forward, backward and the twin are the same."""
+    for lengths, longest in (((1, 128, 77, 0, 127), 128), ((1, 512, 64, 0, 129, 300), 512)):
+        for dropout in (0.0, 0.1):
+            require_right(lengths * 3, longest, dtype, dropout, 12, "cuda")
 
 
 def test_tiles_of_other_gpus(monkeypatch):
