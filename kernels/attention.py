@@ -37,19 +37,19 @@ class Tiling(NamedTuple):
     short: bool
 
 
-# None spills registers. Two programs or more share a multiprocessor of a Hopper, so that one
-# computes while the other loads: 128 registers for each of 8 warps, or 255 for each of 4.
+# None spills registers. On a Hopper two programs or more share a multiprocessor, so that one
+# computes while another loads: 128 registers a thread for 8 warps, 168 for three times 4 warps.
 HOPPER = Tiling(
     {"QUERIES": 128, "KEYS": 64, "num_warps": 8, "num_stages": 2, "maxnreg": 128},
-    {"QUERIES": 64, "KEYS": 64, "num_warps": 4, "num_stages": 2},
-    {"QUERIES": 64, "KEYS": 64, "num_warps": 4, "num_stages": 2},
+    {"QUERIES": 64, "KEYS": 64, "num_warps": 4, "num_stages": 2, "maxnreg": 168},
+    {"QUERIES": 64, "KEYS": 64, "num_warps": 4, "num_stages": 2, "SIGNS": True},
     short=True,
 )
 # Elsewhere factors of products are in registers, too.
 AMPERE = Tiling(
     {"QUERIES": 128, "KEYS": 64, "num_warps": 8, "num_stages": 2},
     {"QUERIES": 128, "KEYS": 64, "num_warps": 8, "num_stages": 2},
-    {"QUERIES": 64, "KEYS": 64, "num_warps": 4, "num_stages": 1},
+    {"QUERIES": 64, "KEYS": 64, "num_warps": 4, "num_stages": 1, "SIGNS": False},
     short=False,
 )
 SHORT = {"TOKENS": 128, "num_warps": 8}

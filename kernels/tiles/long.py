@@ -9,7 +9,7 @@ Source: Dao 2023, "FlashAttention-2".
 
 import triton
 import triton.language as tl
-from ds_bert_kernels.tiles.pieces import bounds, keep_tile, load_tile, store_tile
+from ds_bert_kernels.tiles.pieces import bounds, keep_tile, load_tile, positive, store_tile
 
 
 @triton.jit
@@ -38,7 +38,7 @@ def work_of(program, cu_seqlens, order, num_heads, num_tiles):
     return (program // num_tiles) % num_heads, program % num_tiles, start, length
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens", "num_tiles"])
 def forward(
     qkv, cu_seqlens, order, seed, output, log_sums,
     num_heads, num_tokens, num_tiles, threshold, inverse_kept,
@@ -90,7 +90,7 @@ def weights_again(
     return tl.where(inside[None, :], tl.exp2(scores - log_sum[:, None]), 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens", "num_tiles"])
 def backward_queries(
     grad, qkv, cu_seqlens, order, seed, output, log_sums, row_sums, qkv_grad,
     num_heads, num_tokens, num_tiles, threshold, inverse_kept,
@@ -99,7 +99,8 @@ def backward_queries(
 ):  # fmt: skip
     """Gradient of a tile of queries; and what `backward_keys` needs: row_sums [heads, T].
 
-    They are the sums over keys of weight x its gradient, which are those of output x its gradient.
+    They are the sums over keys of weight x its gradient, which are those of output x its gradient,
+    without the scale of what dropout keeps; it comes last.
     """
     program = tl.program_id(0)
     head, tile, start, length = work_of(program, cu_seqlens, order, num_heads, num_tiles)
@@ -110,7 +111,7 @@ def backward_queries(
     place = start.to(tl.int64) * width + head * SIZE
     grad_tile = load_tile(grad + place, queries, length, width, SIZE)
     output_tile = load_tile(output + place, queries, length, width, SIZE)
-    row_sum = tl.sum(output_tile.to(tl.float32) * grad_tile.to(tl.float32), 1)
+    row_sum = tl.sum(output_tile.to(tl.float32) * grad_tile.to(tl.float32), 1) / inverse_kept
     row_place = head.to(tl.int64) * num_tokens + start
     tl.store(row_sums + row_place + queries, row_sum, mask=queries < length)
     log_sum = tl.load(log_sums + row_place + queries, mask=queries < length, other=0.0)
@@ -123,25 +124,30 @@ def backward_queries(
         key = load_tile(qkv + width, keys, length, 3 * width, SIZE)
         value = load_tile(qkv + 2 * width, keys, length, 3 * width, SIZE)
         weights = weights_again(query, key, log_sum, first, length, SCALE, KEYS)
-        weights_grad = tl.dot(grad_tile, tl.trans(value), input_precision="ieee") * inverse_kept
+        dropped = weights
         if DROPS:
             kept = keep_tile(tl.load(seed), start + queries, first, head, threshold, KEYS)
-            weights_grad = tl.where(kept, weights_grad, 0.0)
-        scores_grad = (weights * (weights_grad - row_sum[:, None])).to(key.dtype)
+            dropped = tl.where(kept, weights, 0.0)
+        weights_grad = dropped * tl.dot(grad_tile, tl.trans(value), input_precision="ieee")
+        scores_grad = (weights_grad - weights * row_sum[:, None]).to(key.dtype)
         query_grad = tl.dot(scores_grad, key, query_grad, input_precision="ieee")
-    query_grad *= SCALE * 0.6931471805599453  # ln 2: SCALE is for powers of 2
+    query_grad *= SCALE * 0.6931471805599453 * inverse_kept  # ln 2: SCALE is for powers of 2
     qkv_grad += start.to(tl.int64) * 3 * width + head * SIZE
     store_tile(qkv_grad, queries, length, 3 * width, query_grad, SIZE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens", "num_tiles"])
 def backward_keys(
     grad, qkv, cu_seqlens, order, seed, log_sums, row_sums, qkv_grad,
     num_heads, num_tokens, num_tiles, threshold, inverse_kept,
     SCALE: tl.constexpr, SIZE: tl.constexpr,
-    QUERIES: tl.constexpr, KEYS: tl.constexpr, DROPS: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, DROPS: tl.constexpr, SIGNS: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a tile of keys and of its values, after `backward_queries`."""
+    """Gradients of a tile of keys and of its values, after `backward_queries`.
+
+    With SIGNS the sign of a weight tells whether it is kept. That takes fewer instructions than to
+    remember the mask; on Ampere it takes too many registers.
+    """
     program = tl.program_id(0)
     head, tile, start, length = work_of(program, cu_seqlens, order, num_heads, num_tiles)
     first_key = tile * KEYS
@@ -167,15 +173,23 @@ def backward_keys(
         dropped = weights
         if DROPS:
             kept = keep_tile(tl.load(seed), start + queries, first_key, head, threshold, KEYS)
-            dropped = tl.where(kept, weights, 0.0)
-        dropped = tl.trans(dropped.to(query.dtype))
-        value_grad = tl.dot(dropped, grad_tile, value_grad, input_precision="ieee")
-        weights_grad = tl.dot(grad_tile, tl.trans(value), input_precision="ieee") * inverse_kept
-        if DROPS:
-            weights_grad = tl.where(kept, weights_grad, 0.0)
-        scores_grad = tl.trans((weights * (weights_grad - row_sum[:, None])).to(query.dtype))
+            if SIGNS:
+                weights = tl.where(kept, weights, -weights)
+                dropped = positive(weights)
+            else:
+                dropped = tl.where(kept, weights, 0.0)
+        dropped_half = tl.trans(dropped.to(query.dtype))
+        value_grad = tl.dot(dropped_half, grad_tile, value_grad, input_precision="ieee")
+        weights_grad = tl.dot(grad_tile, tl.trans(value), input_precision="ieee")
+        if SIGNS:
+            scores_grad = dropped * weights_grad - tl.abs(weights) * row_sum[:, None]
+        else:
+            if DROPS:
+                weights_grad = tl.where(kept, weights_grad, 0.0)
+            scores_grad = weights * (weights_grad - row_sum[:, None])
+        scores_grad = tl.trans(scores_grad.to(query.dtype))
         key_grad = tl.dot(scores_grad, query, key_grad, input_precision="ieee")
     qkv_grad += start.to(tl.int64) * 3 * width + head * SIZE
     store_tile(qkv_grad + 2 * width, keys, length, 3 * width, value_grad * inverse_kept, SIZE)
-    key_grad *= SCALE * 0.6931471805599453
+    key_grad *= SCALE * 0.6931471805599453 * inverse_kept
     store_tile(qkv_grad + width, keys, length, 3 * width, key_grad, SIZE)

@@ -61,3 +61,9 @@ def keep_tile(seed, queries, first_key, head, threshold, KEYS: tl.constexpr):
     bits = tl.join(bits, bits << 16)  # each upper half, then each lower one
     bits = bits.reshape(queries.shape[0], KEYS // 64, 8, 2, 2, 2).permute(0, 1, 3, 4, 5, 2)
     return bits.reshape(queries.shape[0], KEYS) >= threshold
+
+
+@triton.jit
+def positive(x):
+    """Maximum of x and zero, not a number where x is none."""
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)

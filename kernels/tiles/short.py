@@ -6,10 +6,10 @@ numbers a token forward, 7 times backward.
 
 import triton
 import triton.language as tl
-from ds_bert_kernels.tiles.pieces import bounds, keep_tile, load_tile, store_tile
+from ds_bert_kernels.tiles.pieces import bounds, keep_tile, load_tile, positive, store_tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def forward(
     qkv, cu_seqlens, seed, output, log_sums, num_heads, num_tokens, threshold, inverse_kept,
     SCALE: tl.constexpr, SIZE: tl.constexpr, TOKENS: tl.constexpr, DROPS: tl.constexpr,
@@ -39,7 +39,7 @@ def forward(
     tl.store(log_sums + tokens, highest + tl.log2(total), mask=tokens < length)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def backward(
     grad, qkv, cu_seqlens, seed, log_sums, qkv_grad,
     num_heads, num_tokens, threshold, inverse_kept,
@@ -63,19 +63,19 @@ def backward(
     scores = tl.dot(query, tl.trans(key), input_precision="ieee") * SCALE
     weights = tl.exp2(scores - log_sum[:, None])
     weights = tl.where(tokens[None, :] < length, weights, 0.0)
-    weights_grad = tl.dot(grad_tile, tl.trans(value), input_precision="ieee") * inverse_kept
     dropped = weights
-    if DROPS:
+    if DROPS:  # the sign of a weight tells whether it is kept: one register for both
         kept = keep_tile(tl.load(seed), start + tokens, 0, head, threshold, TOKENS)
-        dropped = tl.where(kept, weights, 0.0)
-        weights_grad = tl.where(kept, weights_grad, 0.0)
-    dropped = dropped.to(grad_tile.dtype)
-    value_grad = tl.dot(tl.trans(dropped), grad_tile, input_precision="ieee") * inverse_kept
+        weights = tl.where(kept, weights, -weights)
+        dropped = positive(weights)
+    dropped_half = tl.trans(dropped.to(grad_tile.dtype))
+    value_grad = tl.dot(dropped_half, grad_tile, input_precision="ieee") * inverse_kept
     store_tile(qkv_grad + 2 * width, tokens, length, 3 * width, value_grad, SIZE)
     # The softmax's gradient; the sum of a row is there at once, since the row is.
-    row_sums = tl.sum(weights * weights_grad, 1)
-    scores_grad = (weights * (weights_grad - row_sums[:, None])).to(query.dtype)
-    rescale: tl.constexpr = SCALE * 0.6931471805599453  # ln 2: SCALE is for powers of 2
+    weights_grad = dropped * tl.dot(grad_tile, tl.trans(value), input_precision="ieee")
+    row_sum = tl.sum(weights_grad, 1)
+    scores_grad = (weights_grad - tl.abs(weights) * row_sum[:, None]).to(query.dtype)
+    rescale = SCALE * 0.6931471805599453 * inverse_kept  # ln 2: SCALE is for powers of 2
     query_grad = tl.dot(scores_grad, key, input_precision="ieee") * rescale
     store_tile(qkv_grad, tokens, length, 3 * width, query_grad, SIZE)
     key_grad = tl.dot(tl.trans(scores_grad), query, input_precision="ieee") * rescale
