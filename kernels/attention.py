@@ -11,14 +11,13 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from ds_bert_kernels.reference.attention import drop_level
 from ds_bert_kernels.tiles import long, short
 from torch import Tensor
 
 HEAD_SIZES = (64,)
 SCALES = {size: size**-0.5 * 1.4426950408889634 for size in HEAD_SIZES}  # log2 e: for powers of 2
-_SORTED_AT_ONCE = 1024  # lengths of sequences
+_LENGTHS_AT_ONCE = 512
 
 
 class Tiling(NamedTuple):
@@ -102,11 +101,10 @@ def _attend(
         )
         return output, log_sums
     tiles = _tiling(qkv.device).forward
-    num_tiles = triton.cdiv(max_length, tiles["QUERIES"])
-    long.forward[(_num_programs(qkv, cu_seqlens) * num_tiles,)](
-        qkv, cu_seqlens, _longest_first(cu_seqlens), seed, output, log_sums,
-        num_tiles=num_tiles, **constants, **tiles,
-    )  # fmt: skip
+    work = _list_work(qkv, cu_seqlens, tiles["QUERIES"])
+    long.forward[(len(work) * qkv.shape[2],)](
+        qkv, cu_seqlens, work, seed, output, log_sums, **constants, **tiles
+    )
     return output, log_sums
 
 
@@ -131,23 +129,22 @@ def _attend_backward(
     qkv_grad = torch.empty_like(qkv)
     if len(qkv) == 0:
         return qkv_grad
-    constants, num_programs = _constants(qkv, dropout), _num_programs(qkv, cu_seqlens)
-    tiling = _tiling(qkv.device)
+    constants, tiling = _constants(qkv, dropout), _tiling(qkv.device)
     if max_length <= SHORT["TOKENS"] and tiling.short:
-        short.backward[(num_programs,)](
+        short.backward[(_num_programs(qkv, cu_seqlens),)](
             grad, qkv, cu_seqlens, seed, log_sums, qkv_grad, **constants, **SHORT
         )
         return qkv_grad
-    order, row_sums = _longest_first(cu_seqlens), torch.empty_like(log_sums)
-    num_tiles = triton.cdiv(max_length, tiling.queries["QUERIES"])
-    long.backward_queries[(num_programs * num_tiles,)](
-        grad, qkv, cu_seqlens, order, seed, output, log_sums, row_sums, qkv_grad,
-        num_tiles=num_tiles, **constants, **tiling.queries,
+    row_sums = torch.empty_like(log_sums)
+    work = _list_work(qkv, cu_seqlens, tiling.queries["QUERIES"])
+    long.backward_queries[(len(work) * qkv.shape[2],)](
+        grad, qkv, cu_seqlens, work, seed, output, log_sums, row_sums, qkv_grad,
+        **constants, **tiling.queries,
     )  # fmt: skip
-    num_tiles = triton.cdiv(max_length, tiling.keys["KEYS"])
-    long.backward_keys[(num_programs * num_tiles,)](
-        grad, qkv, cu_seqlens, order, seed, log_sums, row_sums, qkv_grad,
-        num_tiles=num_tiles, **constants, **tiling.keys,
+    work = _list_work(qkv, cu_seqlens, tiling.keys["KEYS"])
+    long.backward_keys[(len(work) * qkv.shape[2],)](
+        grad, qkv, cu_seqlens, work, seed, log_sums, row_sums, qkv_grad,
+        **constants, **tiling.keys,
     )  # fmt: skip
     return qkv_grad
 
@@ -196,12 +193,18 @@ def _num_programs(qkv: Tensor, cu_seqlens: Tensor) -> int:
     return qkv.shape[2] * (len(cu_seqlens) - 1)
 
 
-def _longest_first(cu_seqlens: Tensor) -> Tensor:
-    """The sequences [B] by falling length, on the device and without waiting for it."""
+def _list_work(qkv: Tensor, cu_seqlens: Tensor, rows: int) -> Tensor:
+    """Tiles of `rows` tokens, see `long.list_work`: on the device and without waiting for it.
+
+    So their number is not known here: each sequence's last tile may have a single token.
+    """
     num_sequences = len(cu_seqlens) - 1
-    order = cu_seqlens.new_empty(num_sequences)
-    long.longest_first[(num_sequences,)](cu_seqlens, order, num_sequences, BLOCK=_SORTED_AT_ONCE)
-    return order
+    num_places = len(qkv) // rows + num_sequences
+    work = cu_seqlens.new_empty(num_places, 2)
+    long.list_work[(num_sequences + 1,)](
+        cu_seqlens, work, num_sequences, num_places, ROWS=rows, BLOCK=_LENGTHS_AT_ONCE
+    )
+    return work
 
 
 @lru_cache

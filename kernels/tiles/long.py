@@ -12,46 +12,69 @@ import triton.language as tl
 from ds_bert_kernels.tiles.pieces import bounds, keep_tile, load_tile, positive, store_tile
 
 
-@triton.jit
-def longest_first(cu_seqlens, order, num_sequences, BLOCK: tl.constexpr):
-    """Write a sequence to its place [B] by length; of equals the first comes first."""
+@triton.jit(do_not_specialize=["num_sequences", "num_places"])
+def list_work(cu_seqlens, work, num_sequences, num_places, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """Write the first rows of all tiles, and whose they are, the longest sequences first.
+
+    Programs that work on long sequences begin first, so the last ones to end are short. One program
+    per sequence, which finds its place by counting, and one that marks what is left over.
+
+    Args:
+        cu_seqlens: int32 [B + 1].
+        work: int32 [num_places, 2], sequence and first row of a tile; -1 where there is none.
+        num_sequences: B.
+        num_places: at least the number of tiles.
+        ROWS: of a tile.
+        BLOCK: lengths that are read at once.
+    """
     sequence = tl.program_id(0)
-    length = bounds(cu_seqlens, sequence)[1]
-    place = tl.zeros((BLOCK,), tl.int32)
+    length = -1
+    if sequence < num_sequences:
+        length = bounds(cu_seqlens, sequence)[1]
+    before = tl.zeros((BLOCK,), tl.int32)
     for first in range(0, num_sequences, BLOCK):
         others = first + tl.arange(0, BLOCK)
         inside = others < num_sequences
         start = tl.load(cu_seqlens + others, mask=inside, other=0)
-        other = tl.load(cu_seqlens + others + 1, mask=inside, other=-1) - start
-        place += ((other > length) | ((other == length) & (others < sequence))).to(tl.int32)
-    tl.store(order + tl.sum(place, 0), sequence)
+        other = tl.load(cu_seqlens + others + 1, mask=inside, other=0) - start
+        is_before = (other > length) | ((other == length) & (others < sequence))
+        before += tl.where(is_before & inside, (other + ROWS - 1) // ROWS, 0)
+    work += 2 * tl.sum(before, 0)
+    for row in range(0, length, ROWS):
+        tl.store(work, sequence)
+        tl.store(work + 1, row)
+        work += 2
+    if length < 0:
+        for _ in range(tl.sum(before, 0), num_places):
+            tl.store(work, -1)
+            work += 2
 
 
 @triton.jit
-def work_of(program, cu_seqlens, order, num_heads, num_tiles):
-    """Head, tile, first token and length of a program: the tiles of a head next to each other.
+def work_of(program, cu_seqlens, work, num_heads):
+    """Head, first row of the tile, first token and length of its sequence; 0 if there is none."""
+    work += 2 * (program // num_heads)
+    sequence = tl.load(work)
+    first, start, length = 0, 0, 0
+    if sequence >= 0:
+        first = tl.load(work + 1)
+        start, length = bounds(cu_seqlens, sequence)
+    return program % num_heads, first, start, length
 
-    They share its keys and values in the cache; the longest sequences begin first, so that the
-    last programs are short ones.
-    """
-    start, length = bounds(cu_seqlens, tl.load(order + program // (num_heads * num_tiles)))
-    return (program // num_tiles) % num_heads, program % num_tiles, start, length
 
-
-@triton.jit(do_not_specialize=["num_tokens", "num_tiles"])
+@triton.jit(do_not_specialize=["num_tokens"])
 def forward(
-    qkv, cu_seqlens, order, seed, output, log_sums,
-    num_heads, num_tokens, num_tiles, threshold, inverse_kept,
+    qkv, cu_seqlens, work, seed, output, log_sums,
+    num_heads, num_tokens, threshold, inverse_kept,
     SCALE: tl.constexpr, SIZE: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, DROPS: tl.constexpr,
 ):  # fmt: skip
     """Output [T, heads x SIZE] of a tile of queries, and log2 of its sums of exponentials."""
-    program = tl.program_id(0)
-    head, tile, start, length = work_of(program, cu_seqlens, order, num_heads, num_tiles)
-    if tile * QUERIES >= length:
+    head, first_query, start, length = work_of(tl.program_id(0), cu_seqlens, work, num_heads)
+    if length == 0:
         return
     width = num_heads * SIZE
-    queries = tile * QUERIES + tl.arange(0, QUERIES)
+    queries = first_query + tl.arange(0, QUERIES)
     qkv += start.to(tl.int64) * 3 * width + head * SIZE
     query = load_tile(qkv, queries, length, 3 * width, SIZE)
     highest = tl.full((QUERIES,), -float("inf"), tl.float32)
@@ -90,10 +113,10 @@ def weights_again(
     return tl.where(inside[None, :], tl.exp2(scores - log_sum[:, None]), 0.0)
 
 
-@triton.jit(do_not_specialize=["num_tokens", "num_tiles"])
+@triton.jit(do_not_specialize=["num_tokens"])
 def backward_queries(
-    grad, qkv, cu_seqlens, order, seed, output, log_sums, row_sums, qkv_grad,
-    num_heads, num_tokens, num_tiles, threshold, inverse_kept,
+    grad, qkv, cu_seqlens, work, seed, output, log_sums, row_sums, qkv_grad,
+    num_heads, num_tokens, threshold, inverse_kept,
     SCALE: tl.constexpr, SIZE: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, DROPS: tl.constexpr,
 ):  # fmt: skip
@@ -102,12 +125,11 @@ def backward_queries(
     They are the sums over keys of weight x its gradient, which are those of output x its gradient,
     without the scale of what dropout keeps; it comes last.
     """
-    program = tl.program_id(0)
-    head, tile, start, length = work_of(program, cu_seqlens, order, num_heads, num_tiles)
-    if tile * QUERIES >= length:
+    head, first_query, start, length = work_of(tl.program_id(0), cu_seqlens, work, num_heads)
+    if length == 0:
         return
     width = num_heads * SIZE
-    queries = tile * QUERIES + tl.arange(0, QUERIES)
+    queries = first_query + tl.arange(0, QUERIES)
     place = start.to(tl.int64) * width + head * SIZE
     grad_tile = load_tile(grad + place, queries, length, width, SIZE)
     output_tile = load_tile(output + place, queries, length, width, SIZE)
@@ -136,10 +158,10 @@ def backward_queries(
     store_tile(qkv_grad, queries, length, 3 * width, query_grad, SIZE)
 
 
-@triton.jit(do_not_specialize=["num_tokens", "num_tiles"])
+@triton.jit(do_not_specialize=["num_tokens"])
 def backward_keys(
-    grad, qkv, cu_seqlens, order, seed, log_sums, row_sums, qkv_grad,
-    num_heads, num_tokens, num_tiles, threshold, inverse_kept,
+    grad, qkv, cu_seqlens, work, seed, log_sums, row_sums, qkv_grad,
+    num_heads, num_tokens, threshold, inverse_kept,
     SCALE: tl.constexpr, SIZE: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, DROPS: tl.constexpr, SIGNS: tl.constexpr,
 ):  # fmt: skip
@@ -148,10 +170,8 @@ def backward_keys(
     With SIGNS the sign of a weight tells whether it is kept. That takes fewer instructions than to
     remember the mask; on Ampere it takes too many registers.
     """
-    program = tl.program_id(0)
-    head, tile, start, length = work_of(program, cu_seqlens, order, num_heads, num_tiles)
-    first_key = tile * KEYS
-    if first_key >= length:
+    head, first_key, start, length = work_of(tl.program_id(0), cu_seqlens, work, num_heads)
+    if length == 0:
         return
     width = num_heads * SIZE
     keys = first_key + tl.arange(0, KEYS)

@@ -162,10 +162,14 @@ def test_drop_level():
     assert [reference.drop_level(p) for p in (0.0, 0.5, 0.1, 1.0)] == [0, 1 << 15, 6554, 65535]
 
 
-def test_longest_sequences_come_first():
-    lengths = torch.tensor([3, 9, 9, 1, 12, 3])
-    cu_seqlens = torch.cat([torch.zeros(1), lengths.cumsum(0)]).to(torch.int32)
-    assert attention._longest_first(cu_seqlens).tolist() == [4, 1, 2, 0, 5, 3]
+def test_longest_sequences_come_first(monkeypatch):
+    monkeypatch.setattr(attention, "_LENGTHS_AT_ONCE", 4)
+    qkv, cu_seqlens = inputs(3, 65, 65, 0, 130, 64)
+    work = attention._list_work(qkv, cu_seqlens, 64)
+    tiles = [[4, 0], [4, 64], [4, 128], [1, 0], [1, 64], [2, 0], [2, 64], [5, 0], [0, 0]]
+    assert work[:9].tolist() == tiles
+    assert (work[9:, 0] == -1).all()
+    assert len(work) == 327 // 64 + 6
 
 
 def test_compiled_code_is_one_graph():

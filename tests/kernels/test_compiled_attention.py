@@ -17,8 +17,8 @@ from test_compiled_kernels import assemble
 
 TYPES = dict.fromkeys(("qkv", "qkv_grad", "output", "grad"), "*bf16")
 TYPES |= dict.fromkeys(("log_sums", "row_sums"), "*fp32") | {"inverse_kept": "fp32"}
-TYPES |= dict.fromkeys(("cu_seqlens", "order"), "*i32") | {"seed": "*i64"}
-TYPES |= dict.fromkeys(("num_heads", "num_tokens", "num_tiles", "threshold"), "i32")
+TYPES |= dict.fromkeys(("cu_seqlens", "work"), "*i32") | {"seed": "*i64"}
+TYPES |= dict.fromkeys(("num_heads", "num_tokens", "threshold"), "i32")
 SHARED_MEMORY = {80: 163 << 10, 90: 227 << 10}  # bytes of a multiprocessor that a program may have
 REGISTERS = 1 << 16  # of a multiprocessor
 COLUMNS = ("registers", "spilled_bytes", "shared_bytes", "programs", "vector_loads", "cp_async")
