@@ -96,13 +96,13 @@ def _attend(
         return output, log_sums
     constants = _constants(qkv, dropout)
     if max_length <= SHORT["TOKENS"]:
-        short.forward[(_num_programs(qkv, cu_seqlens),)](
+        short.attention_forward[(_num_programs(qkv, cu_seqlens),)](
             qkv, cu_seqlens, seed, output, log_sums, **constants, **SHORT
         )
         return output, log_sums
     tiles = _tiling(qkv.device).forward
     work = _list_work(qkv, cu_seqlens, tiles["QUERIES"])
-    long.forward[(len(work) * qkv.shape[2],)](
+    long.attention_forward[(len(work) * qkv.shape[2],)](
         qkv, cu_seqlens, work, seed, output, log_sums, **constants, **tiles
     )
     return output, log_sums
@@ -131,18 +131,18 @@ def _attend_backward(
         return qkv_grad
     constants, tiling = _constants(qkv, dropout), _tiling(qkv.device)
     if max_length <= SHORT["TOKENS"] and tiling.short:
-        short.backward[(_num_programs(qkv, cu_seqlens),)](
+        short.attention_backward[(_num_programs(qkv, cu_seqlens),)](
             grad, qkv, cu_seqlens, seed, log_sums, qkv_grad, **constants, **SHORT
         )
         return qkv_grad
     row_sums = torch.empty_like(log_sums)
     work = _list_work(qkv, cu_seqlens, tiling.queries["QUERIES"])
-    long.backward_queries[(len(work) * qkv.shape[2],)](
+    long.attention_backward_queries[(len(work) * qkv.shape[2],)](
         grad, qkv, cu_seqlens, work, seed, output, log_sums, row_sums, qkv_grad,
         **constants, **tiling.queries,
     )  # fmt: skip
     work = _list_work(qkv, cu_seqlens, tiling.keys["KEYS"])
-    long.backward_keys[(len(work) * qkv.shape[2],)](
+    long.attention_backward_keys[(len(work) * qkv.shape[2],)](
         grad, qkv, cu_seqlens, work, seed, log_sums, row_sums, qkv_grad,
         **constants, **tiling.keys,
     )  # fmt: skip
@@ -194,14 +194,14 @@ def _num_programs(qkv: Tensor, cu_seqlens: Tensor) -> int:
 
 
 def _list_work(qkv: Tensor, cu_seqlens: Tensor, rows: int) -> Tensor:
-    """Tiles of `rows` tokens, see `long.list_work`: on the device and without waiting for it.
+    """Tiles of `rows` tokens, see `long.list_attention_work`; made on the device without waiting.
 
     So their number is not known here: each sequence's last tile may have a single token.
     """
     num_sequences = len(cu_seqlens) - 1
     num_places = len(qkv) // rows + num_sequences
     work = cu_seqlens.new_empty(num_places, 2)
-    long.list_work[(num_sequences + 1,)](
+    long.list_attention_work[(num_sequences + 1,)](
         cu_seqlens, work, num_sequences, num_places, ROWS=rows, BLOCK=_LENGTHS_AT_ONCE
     )
     return work

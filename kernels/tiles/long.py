@@ -13,7 +13,9 @@ from ds_bert_kernels.tiles.pieces import bounds, keep_tile, load_tile, positive,
 
 
 @triton.jit(do_not_specialize=["num_sequences", "num_places"])
-def list_work(cu_seqlens, work, num_sequences, num_places, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def list_attention_work(
+    cu_seqlens, work, num_sequences, num_places, ROWS: tl.constexpr, BLOCK: tl.constexpr
+):
     """Write the first rows of all tiles, and whose they are, the longest sequences first.
 
     Programs that work on long sequences begin first, so the last ones to end are short. One program
@@ -62,8 +64,8 @@ def work_of(program, cu_seqlens, work, num_heads):
     return program % num_heads, first, start, length
 
 
-@triton.jit(do_not_specialize=["num_tokens"])
-def forward(
+@triton.jit(do_not_specialize=["num_heads", "num_tokens"])
+def attention_forward(
     qkv, cu_seqlens, work, seed, output, log_sums,
     num_heads, num_tokens, threshold, inverse_kept,
     SCALE: tl.constexpr, SIZE: tl.constexpr,
@@ -113,14 +115,14 @@ def weights_again(
     return tl.where(inside[None, :], tl.exp2(scores - log_sum[:, None]), 0.0)
 
 
-@triton.jit(do_not_specialize=["num_tokens"])
-def backward_queries(
+@triton.jit(do_not_specialize=["num_heads", "num_tokens"])
+def attention_backward_queries(
     grad, qkv, cu_seqlens, work, seed, output, log_sums, row_sums, qkv_grad,
     num_heads, num_tokens, threshold, inverse_kept,
     SCALE: tl.constexpr, SIZE: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, DROPS: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of a tile of queries; and what `backward_keys` needs: row_sums [heads, T].
+    """Gradient of a tile of queries; and what `attention_backward_keys` needs: row_sums [heads, T].
 
     They are the sums over keys of weight x its gradient, which are those of output x its gradient,
     without the scale of what dropout keeps; it comes last.
@@ -158,14 +160,14 @@ def backward_queries(
     store_tile(qkv_grad, queries, length, 3 * width, query_grad, SIZE)
 
 
-@triton.jit(do_not_specialize=["num_tokens"])
-def backward_keys(
+@triton.jit(do_not_specialize=["num_heads", "num_tokens"])
+def attention_backward_keys(
     grad, qkv, cu_seqlens, work, seed, log_sums, row_sums, qkv_grad,
     num_heads, num_tokens, threshold, inverse_kept,
     SCALE: tl.constexpr, SIZE: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, DROPS: tl.constexpr, SIGNS: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a tile of keys and of its values, after `backward_queries`.
+    """Gradients of a tile of keys and of its values, after `attention_backward_queries`.
 
     With SIGNS the sign of a weight tells whether it is kept. That takes fewer instructions than to
     remember the mask; on Ampere it takes too many registers.

@@ -9,8 +9,8 @@ import triton.language as tl
 from ds_bert_kernels.tiles.pieces import bounds, keep_tile, load_tile, positive, store_tile
 
 
-@triton.jit(do_not_specialize=["num_tokens"])
-def forward(
+@triton.jit(do_not_specialize=["num_heads", "num_tokens"])
+def attention_forward(
     qkv, cu_seqlens, seed, output, log_sums, num_heads, num_tokens, threshold, inverse_kept,
     SCALE: tl.constexpr, SIZE: tl.constexpr, TOKENS: tl.constexpr, DROPS: tl.constexpr,
 ):  # fmt: skip
@@ -39,8 +39,8 @@ def forward(
     tl.store(log_sums + tokens, highest + tl.log2(total), mask=tokens < length)
 
 
-@triton.jit(do_not_specialize=["num_tokens"])
-def backward(
+@triton.jit(do_not_specialize=["num_heads", "num_tokens"])
+def attention_backward(
     grad, qkv, cu_seqlens, seed, log_sums, qkv_grad,
     num_heads, num_tokens, threshold, inverse_kept,
     SCALE: tl.constexpr, SIZE: tl.constexpr, TOKENS: tl.constexpr, DROPS: tl.constexpr,

@@ -31,12 +31,12 @@ def cases():
     from ds_bert_kernels.tiles import long, short
 
     for capability, tiling in ((80, attention.AMPERE), (90, attention.HOPPER)):
-        yield "short forward", short.forward, capability, attention.SHORT
+        yield "short forward", short.attention_forward, capability, attention.SHORT
         if tiling.short:
-            yield "short backward", short.backward, capability, attention.SHORT
-        yield "forward", long.forward, capability, tiling.forward
-        yield "backward, queries", long.backward_queries, capability, tiling.queries
-        yield "backward, keys", long.backward_keys, capability, tiling.keys
+            yield "short backward", short.attention_backward, capability, attention.SHORT
+        yield "forward", long.attention_forward, capability, tiling.forward
+        yield "backward, queries", long.attention_backward_queries, capability, tiling.queries
+        yield "backward, keys", long.attention_backward_keys, capability, tiling.keys
 
 
 def compile_kernel(kernel, capability, options, drops):
