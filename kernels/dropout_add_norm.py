@@ -125,7 +125,8 @@ _backward = torch.library.custom_op(
 
 @_forward.register_fake
 def _(x, bias, residual, weight, norm_bias, eps, dropout, seed):
-    mean, rstd = (x.new_empty(len(x), dtype=torch.float32) for _ in range(2))
+    # len(x) would make a constant of the number of rows.
+    mean, rstd = (x.new_empty(x.shape[0], dtype=torch.float32) for _ in range(2))
     return x.new_empty(x.shape), x.new_empty(x.shape), mean, rstd
 
 

@@ -21,6 +21,7 @@ from ds_bert.dataset.options import MLM, MLM_NSP, MLM_SOP
 from ds_bert.model.attention import choose_attention
 from ds_bert.model.batch import MASKED_TOKENS, SEQUENCES, Batch
 from ds_bert.model.dropout import replace_dropout
+from ds_bert.model.elementwise_choice import choose_elementwise
 from ds_bert.model.encoder import Encoder
 from ds_bert.model.flops import training_flops
 from ds_bert.model.fp8 import fp8_linear
@@ -101,14 +102,15 @@ class UnpaddedBert(BertPreTrainedModel):
             fp8: run the layers' matrix products in fp8; see `ds_bert.model.fp8.check_fp8`.
 
         Returns:
-            what was chosen, in words, then why other attention kernels were not.
+            what was chosen, in words, then why other kernels were not.
         """
         heads, size = self.config.num_attention_heads, self.config.hidden_size
         attention, refused = choose_attention(device, dtype, heads, size // heads)
         compiled = device.type == "cuda" if compile_layers is None else compile_layers
-        self._encode = Encoder(attention, fp8_linear if fp8 else linear, compiled)
+        elementwise, slow = choose_elementwise(device, dtype, self.config, compiled)
+        self._encode = Encoder(attention, fp8_linear if fp8 else linear, compiled, elementwise)
         chosen = [attention.__name__, *["compiled layers"] * compiled, *["fp8"] * fp8]
-        return [", ".join(chosen), *refused]
+        return [", ".join([*chosen, *elementwise.names()]), *refused, *slow]
 
     def encode(self, batch: Batch) -> Tensor:
         """Hidden states [T, H] after the last layer, of the T tokens of a batch."""

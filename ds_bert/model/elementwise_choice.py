@@ -1,0 +1,168 @@
+"""Which fused kernels serve: on CUDA those that are right there and faster than what they replace.
+
+Each is held to its plain twin on a few rows, forward and backward, and timed beside the operations
+of the modules, which are compiled if the layers are.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from ds_bert_kernels.reference import bias_gelu as plain_gelu
+from ds_bert_kernels.reference import dropout_add_norm as plain_norms
+from torch import Tensor
+
+from ds_bert.model.elementwise import Elementwise
+
+Function = Callable[..., Tensor]  # of tensors, all of which have gradients
+# Activations as configurations name them, and how torch is to compute them.
+APPROXIMATE = {
+    "gelu": "none",
+    "gelu_python": "none",
+    "gelu_new": "tanh",
+    "gelu_pytorch_tanh": "tanh",
+}
+_TRIAL_ROWS = 37
+_TIMED_ELEMENTS = 1 << 26  # so many that the device takes longer than the host
+_CALLS, _ROUNDS = 4, 5
+
+
+class Candidate(NamedTuple):
+    """A fused kernel and what it would replace, as functions of tensors alone.
+
+    Attributes:
+        fused: the kernel.
+        twin: plain torch, with the same mask.
+        replaced: the modules' operations, with the bias that a product may add at no price.
+        columns: of all tensors.
+        is_vector: for each tensor whether it is one row for all.
+    """
+
+    fused: Function
+    twin: Function
+    replaced: Function
+    columns: int
+    is_vector: tuple[bool, ...]
+
+
+def choose_elementwise(
+    device: torch.device, dtype: torch.dtype, config: Any, compiled: bool
+) -> tuple[Elementwise, list[str]]:
+    """Try the fused kernels on a device.
+
+    Args:
+        device: where the model will be.
+        dtype: of its activations and parameters.
+        config: of the model.
+        compiled: whether its layers are compiled.
+
+    Returns:
+        what to use, and a line for each kernel that was refused.
+    """
+    if device.type != "cuda":
+        return Elementwise(), []
+    try:
+        norms = import_module("ds_bert_kernels.dropout_add_norm")
+        gelus = import_module("ds_bert_kernels.bias_gelu")
+    except ImportError as error:
+        return Elementwise(), [f"fused norms and GELU not used: {error}"]
+    candidates = {"norms": norm_candidate(norms, config, device)}
+    if config.hidden_act in APPROXIMATE:
+        candidates["GELU"] = gelu_candidate(gelus, config)
+    refused = []
+    for name, candidate in list(candidates.items()):
+        if problem := find_problem(candidate, device, dtype, compiled):
+            refused.append(f"fused {name} not used: {problem}")
+            del candidates[name]
+    torch.cuda.empty_cache()
+    gelu = candidates["GELU"].fused if "GELU" in candidates else None
+    return Elementwise(norms if "norms" in candidates else None, gelu), refused
+
+
+def norm_candidate(norms: Any, config: Any, device: torch.device) -> Candidate:
+    """Dropout, addition and LayerNorm of a module like `ds_bert_kernels.dropout_add_norm`."""
+    eps, dropout = config.layer_norm_eps, config.hidden_dropout_prob
+    rest = {"eps": eps, "dropout": dropout, "seed": torch.tensor([1], device=device)}
+
+    def twice(module: Any, *tensors: Tensor) -> Tensor:
+        one, other = module.dropout_add_layer_norm_twice(*tensors, *rest.values())
+        return one + other
+
+    def replaced(x: Tensor, bias: Tensor, residual: Tensor, weight: Tensor, beta: Tensor) -> Tensor:
+        total = F.dropout(x + bias, dropout) + residual
+        return F.layer_norm(total, bias.shape, weight, beta, eps)
+
+    return Candidate(
+        partial(twice, norms), partial(twice, plain_norms), replaced,
+        config.hidden_size, (False, True, False, True, True),
+    )  # fmt: skip
+
+
+def gelu_candidate(gelus: Any, config: Any) -> Candidate:
+    """Bias and GELU of a module like `ds_bert_kernels.bias_gelu`."""
+    approximate = APPROXIMATE[config.hidden_act]
+    fused, twin = (
+        partial(module.bias_gelu, approximate=approximate) for module in (gelus, plain_gelu)
+    )
+    return Candidate(fused, twin, twin, config.intermediate_size, (False, True))
+
+
+def find_problem(
+    candidate: Candidate, device: torch.device, dtype: torch.dtype, compiled: bool
+) -> str | None:
+    """Why a kernel had better not be used, in words; None if it should."""
+    fused, replaced = candidate.fused, candidate.replaced
+    try:
+        tensors = _tensors(candidate, _TRIAL_ROWS, device, dtype)
+        traced = torch.compile(fused, backend="aot_eager", dynamic=True) if compiled else fused
+        found = _results(traced, tensors)
+        expected = _results(candidate.twin, [tensor.float() for tensor in tensors])
+        limit = 1e-4 if dtype == torch.float32 else 3e-2
+        wrong = max(map(_difference, found, expected))
+        if not wrong < limit:
+            return f"relative error {wrong:.1e}, expected below {limit:.0e}"
+        tensors = _tensors(candidate, _TIMED_ELEMENTS // candidate.columns, device, dtype)
+        other = torch.compile(replaced, dynamic=True) if compiled else replaced
+        taken, before = (milliseconds(function, tensors) for function in (fused, other))
+    except Exception as error:  # Triton's are of no common kind, and all say the same: not here
+        return str(error).strip().split("\n")[0]
+    return None if taken < before else f"{taken:.2f} ms, what it would replace {before:.2f} ms"
+
+
+def milliseconds(function: Function, tensors: list[Tensor]) -> float:
+    """Of one call on CUDA, forward and backward."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    times = []
+    for _ in range(1 + _ROUNDS):
+        begin.record()
+        for _ in range(_CALLS):
+            _results(function, tensors)
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) / _CALLS)
+    return median(times[1:])  # the first one compiles
+
+
+def _tensors(
+    candidate: Candidate, rows: int, device: torch.device, dtype: torch.dtype
+) -> list[Tensor]:
+    generator = torch.Generator(device).manual_seed(0)
+    shapes = [
+        (candidate.columns,) if one else (rows, candidate.columns) for one in candidate.is_vector
+    ]
+    return [torch.randn(shape, generator=generator, device=device, dtype=dtype) for shape in shapes]
+
+
+def _results(function: Function, tensors: list[Tensor]) -> list[Tensor]:
+    """Output and gradients."""
+    leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+    output = function(*leaves)
+    return [output.detach(), *torch.autograd.grad(output, leaves, tensors[0].to(output.dtype))]
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    return float((found.float() - expected).norm() / expected.norm())
