@@ -52,7 +52,7 @@ class Encoder:
         """One layer of [T, H]; see `ds_bert.model.attention` for the borders of sequences."""
         elementwise = self._elementwise
         # Autocast computes norms in fp32; the fused ones, given 16 bits, return 16.
-        if elementwise is not PLAIN and torch.is_autocast_enabled(hidden.device.type):
+        if hidden.is_cuda and torch.is_autocast_enabled("cuda"):
             elementwise = PLAIN
         seeds = elementwise.seeds((layer.attention.output, layer.output), hidden.device)
         return self._layer(
