@@ -35,15 +35,17 @@ class Candidate(NamedTuple):
     """A fused kernel and what it would replace, as functions of tensors alone.
 
     Attributes:
-        fused: the kernel.
-        twin: plain torch, with the same mask.
+        checked: the kernel in all its uses.
+        twin: likewise in plain torch, with the same mask.
+        fused: the kernel, to be timed.
         replaced: the modules' operations, with the bias that a product may add at no price.
         columns: of all tensors.
         is_vector: for each tensor whether it is one row for all.
     """
 
-    fused: Function
+    checked: Function
     twin: Function
+    fused: Function
     replaced: Function
     columns: int
     is_vector: tuple[bool, ...]
@@ -87,9 +89,10 @@ def norm_candidate(norms: Any, config: Any, device: torch.device) -> Candidate:
     """Dropout, addition and LayerNorm of a module like `ds_bert_kernels.dropout_add_norm`."""
     eps, dropout = config.layer_norm_eps, config.hidden_dropout_prob
     rest = {"eps": eps, "dropout": dropout, "seed": torch.tensor([1], device=device)}
+    once = partial(norms.dropout_add_layer_norm, **rest)
 
     def twice(module: Any, *tensors: Tensor) -> Tensor:
-        one, other = module.dropout_add_layer_norm_twice(*tensors, *rest.values())
+        one, other = module.dropout_add_layer_norm_twice(*tensors, **rest)
         return one + other
 
     def replaced(x: Tensor, bias: Tensor, residual: Tensor, weight: Tensor, beta: Tensor) -> Tensor:
@@ -97,7 +100,7 @@ def norm_candidate(norms: Any, config: Any, device: torch.device) -> Candidate:
         return F.layer_norm(total, bias.shape, weight, beta, eps)
 
     return Candidate(
-        partial(twice, norms), partial(twice, plain_norms), replaced,
+        partial(twice, norms), partial(twice, plain_norms), once, replaced,
         config.hidden_size, (False, True, False, True, True),
     )  # fmt: skip
 
@@ -108,7 +111,7 @@ def gelu_candidate(gelus: Any, config: Any) -> Candidate:
     fused, twin = (
         partial(module.bias_gelu, approximate=approximate) for module in (gelus, plain_gelu)
     )
-    return Candidate(fused, twin, twin, config.intermediate_size, (False, True))
+    return Candidate(fused, twin, fused, twin, config.intermediate_size, (False, True))
 
 
 def find_problem(
@@ -117,15 +120,17 @@ def find_problem(
     """Why a kernel had better not be used, in words; None if it should."""
     fused, replaced = candidate.fused, candidate.replaced
     try:
-        tensors = _tensors(candidate, _TRIAL_ROWS, device, dtype)
-        traced = torch.compile(fused, backend="aot_eager", dynamic=True) if compiled else fused
-        found = _results(traced, tensors)
-        expected = _results(candidate.twin, [tensor.float() for tensor in tensors])
+        tensors = tensors_of(candidate, _TRIAL_ROWS, device, dtype)
+        checked = candidate.checked
+        if compiled:  # into a graph, but without code from it
+            checked = torch.compile(checked, backend="aot_eager", dynamic=True)
+        found = results(checked, tensors)
+        expected = results(candidate.twin, [tensor.float() for tensor in tensors])
         limit = 1e-4 if dtype == torch.float32 else 3e-2
         wrong = max(map(_difference, found, expected))
         if not wrong < limit:
             return f"relative error {wrong:.1e}, expected below {limit:.0e}"
-        tensors = _tensors(candidate, _TIMED_ELEMENTS // candidate.columns, device, dtype)
+        tensors = tensors_of(candidate, _TIMED_ELEMENTS // candidate.columns, device, dtype)
         other = torch.compile(replaced, dynamic=True) if compiled else replaced
         taken, before = (milliseconds(function, tensors) for function in (fused, other))
     except Exception as error:  # Triton's are of no common kind, and all say the same: not here
@@ -140,16 +145,17 @@ def milliseconds(function: Function, tensors: list[Tensor]) -> float:
     for _ in range(1 + _ROUNDS):
         begin.record()
         for _ in range(_CALLS):
-            _results(function, tensors)
+            results(function, tensors)
         end.record()
         end.synchronize()
         times.append(begin.elapsed_time(end) / _CALLS)
     return median(times[1:])  # the first one compiles
 
 
-def _tensors(
+def tensors_of(
     candidate: Candidate, rows: int, device: torch.device, dtype: torch.dtype
 ) -> list[Tensor]:
+    """Random tensors for a candidate, matrices of so many rows."""
     generator = torch.Generator(device).manual_seed(0)
     shapes = [
         (candidate.columns,) if one else (rows, candidate.columns) for one in candidate.is_vector
@@ -157,7 +163,7 @@ def _tensors(
     return [torch.randn(shape, generator=generator, device=device, dtype=dtype) for shape in shapes]
 
 
-def _results(function: Function, tensors: list[Tensor]) -> list[Tensor]:
+def results(function: Function, tensors: list[Tensor]) -> list[Tensor]:
     """Output and gradients."""
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
     output = function(*leaves)

@@ -104,7 +104,7 @@ def test_a_kernel_is_taken_where_it_is_right_and_faster(make, trial):
 
 def test_a_wrong_kernel_is_refused(trial):
     right = CANDIDATES["gelu"]()
-    wrong = right._replace(fused=lambda x, bias: right.twin(x, bias * 1.01))
+    wrong = right._replace(checked=lambda x, bias: right.twin(x, bias * 1.01))
     assert trial(wrong, 1.0, 2.0).startswith("relative error")
 
 
@@ -112,5 +112,5 @@ def test_a_kernel_that_does_not_run_is_refused(trial):
     def broken(*tensors):
         raise ValueError("no such instruction\nand more")
 
-    candidate = CANDIDATES["norms"]()._replace(fused=broken)
+    candidate = CANDIDATES["norms"]()._replace(checked=broken)
     assert trial(candidate, 1.0, 2.0) == "no such instruction"

@@ -25,9 +25,9 @@ LAUNCHERS = {
     "ds_bert::bias_gelu_backward": bias_gelu.launch_backward,
 }
 KERNELS = {
-    dropout_add_norm: ("_rows_forward", "_rows_backward"),
-    bias_gelu: ("_rows_forward", "_rows_backward"),
-    column_sums: ("_add_up",),
+    dropout_add_norm: ("_norm_forward", "_norm_backward"),
+    bias_gelu: ("_gelu_forward", "_gelu_backward"),
+    column_sums: ("_column_sums",),
 }
 PRODUCTS = ("aten::mm", "aten::addmm")
 
