@@ -171,7 +171,7 @@ def rows():
 
 def test_nothing_is_spilled(rows):
     assert {row["kernel"]: row["spilled_bytes"] for row in rows if row["spilled_bytes"]} == {}
-    assert len(rows) == 24 + 30
+    assert len(rows) == 24 + 34
 
 
 def test_whole_rows_and_blocks_move_as_vectors(rows):
