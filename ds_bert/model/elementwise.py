@@ -1,6 +1,6 @@
-"""What follows a layer's matrix products: the modules' own operations, or fused kernels."""
+"""What stands between a model's matrix products: the modules' own operations, or fused kernels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,23 +19,44 @@ class Elementwise:
         norms: module with `dropout_add_layer_norm`, as `ds_bert_kernels.dropout_add_norm`, or its
             twin; None: the layer's modules.
         gelu: `bias_gelu` of a similar module, with its `approximate`; None: the layer's module.
+        embeddings: `embed` of a similar module; None: the model's module.
     """
 
     norms: Any = None
     gelu: Callable[[Tensor, Tensor], Tensor] | None = None
+    embeddings: Callable[..., Tensor] | None = None
 
     def names(self) -> list[str]:
         """What is fused, in words."""
-        parts = {"fused norms": self.norms, "fused GELU": self.gelu}
-        return [name for name, part in parts.items() if part is not None]
+        parts = {"norms": self.norms, "GELU": self.gelu, "embeddings": self.embeddings}
+        return [f"fused {name}" for name, part in parts.items() if part is not None]
 
-    def seeds(self, blocks: Sequence[Any], device: torch.device) -> Tensor | None:
-        """A seed for each block's mask, [B]; None where modules draw the masks."""
-        if self.norms is None:
-            return None
-        if any(_dropout(block) for block in blocks):
-            return draw_seeds(len(blocks), device)
-        return torch.zeros(len(blocks), dtype=torch.int64, device=device)
+    def norm_seeds(self, layer: Any) -> Tensor | None:
+        """Of the masks of a layer's two norms, [2]; None where modules draw the masks."""
+        return None if self.norms is None else _seeds(layer.attention.output, layer.output)
+
+    def embedding_seed(self, embeddings: Any) -> Tensor | None:
+        """Of the mask of the embeddings, [1]; None where the module draws it."""
+        return None if self.embeddings is None else _seeds(embeddings)
+
+    def embed(
+        self,
+        module: Any,
+        input_ids: Tensor,
+        token_type_ids: Tensor,
+        position_ids: Tensor,
+        seed: Tensor | None,
+    ) -> Tensor:
+        """The embeddings [T, H] of ids [T], after LayerNorm and dropout."""
+        if self.embeddings is None:
+            return module(input_ids[None], token_type_ids[None], position_ids[None])[0]
+        tables = (module.word_embeddings, module.token_type_embeddings, module.position_embeddings)
+        norm, padding = module.LayerNorm, module.word_embeddings.padding_idx
+        return self.embeddings(
+            input_ids, token_type_ids, position_ids, *(table.weight for table in tables),
+            norm.weight, norm.bias, norm.eps, _dropout(module), seed,
+            -1 if padding is None else padding,
+        )  # fmt: skip
 
     def norm(
         self, block: Any, linear: Linear, x: Tensor, residual: Tensor, seed: Tensor | None
@@ -64,6 +85,14 @@ class Elementwise:
 
 
 PLAIN = Elementwise()
+
+
+def _seeds(*blocks: Any) -> Tensor:
+    """A seed for each block's mask; in evaluation none is drawn."""
+    device = blocks[0].LayerNorm.weight.device
+    if any(_dropout(block) for block in blocks):
+        return draw_seeds(len(blocks), device)
+    return torch.zeros(len(blocks), dtype=torch.int64, device=device)
 
 
 def _dropout(block: Any) -> float:

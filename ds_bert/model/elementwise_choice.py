@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from ds_bert_kernels.reference import bias_gelu as plain_gelu
 from ds_bert_kernels.reference import dropout_add_norm as plain_norms
+from ds_bert_kernels.reference import embeddings as plain_embeddings
 from torch import Tensor
 
 from ds_bert.model.elementwise import Elementwise
@@ -26,6 +27,7 @@ APPROXIMATE = {
     "gelu_new": "tanh",
     "gelu_pytorch_tanh": "tanh",
 }
+MODULES = ("embeddings", "dropout_add_norm", "bias_gelu")
 _TRIAL_ROWS = 37
 _TIMED_ELEMENTS = 1 << 26  # so many that the device takes longer than the host
 _CALLS, _ROUNDS = 4, 5
@@ -40,7 +42,8 @@ class Candidate(NamedTuple):
         fused: the kernel, to be timed.
         replaced: the modules' operations, with the bias that a product may add at no price.
         columns: of all tensors.
-        is_vector: for each tensor whether it is one row for all.
+        rows: of each tensor; None for as many as the output has, 0 for a vector.
+        num_ids: of each tensor of ids that comes before the others, their number.
     """
 
     checked: Function
@@ -48,7 +51,8 @@ class Candidate(NamedTuple):
     fused: Function
     replaced: Function
     columns: int
-    is_vector: tuple[bool, ...]
+    rows: tuple[int | None, ...]
+    num_ids: tuple[int, ...] = ()
 
 
 def choose_elementwise(
@@ -68,11 +72,12 @@ def choose_elementwise(
     if device.type != "cuda":
         return Elementwise(), []
     try:
-        norms = import_module("ds_bert_kernels.dropout_add_norm")
-        gelus = import_module("ds_bert_kernels.bias_gelu")
+        embeddings, norms, gelus = (import_module(f"ds_bert_kernels.{name}") for name in MODULES)
     except ImportError as error:
-        return Elementwise(), [f"fused norms and GELU not used: {error}"]
+        return Elementwise(), [f"fused kernels not used: {error}"]
     candidates = {"norms": norm_candidate(norms, config, device)}
+    if config.type_vocab_size <= 2:
+        candidates["embeddings"] = embedding_candidate(embeddings, config, device)
     if config.hidden_act in APPROXIMATE:
         candidates["GELU"] = gelu_candidate(gelus, config)
     refused = []
@@ -81,8 +86,11 @@ def choose_elementwise(
             refused.append(f"fused {name} not used: {problem}")
             del candidates[name]
     torch.cuda.empty_cache()
-    gelu = candidates["GELU"].fused if "GELU" in candidates else None
-    return Elementwise(norms if "norms" in candidates else None, gelu), refused
+    return Elementwise(
+        norms if "norms" in candidates else None,
+        candidates["GELU"].fused if "GELU" in candidates else None,
+        embeddings.embed if "embeddings" in candidates else None,
+    ), refused
 
 
 def norm_candidate(norms: Any, config: Any, device: torch.device) -> Candidate:
@@ -101,8 +109,21 @@ def norm_candidate(norms: Any, config: Any, device: torch.device) -> Candidate:
 
     return Candidate(
         partial(twice, norms), partial(twice, plain_norms), once, replaced,
-        config.hidden_size, (False, True, False, True, True),
+        config.hidden_size, (None, 0, None, 0, 0),
     )  # fmt: skip
+
+
+def embedding_candidate(embeddings: Any, config: Any, device: torch.device) -> Candidate:
+    """The embeddings of a module like `ds_bert_kernels.embeddings`."""
+    eps, dropout = config.layer_norm_eps, config.hidden_dropout_prob
+    rest = {"eps": eps, "dropout": dropout, "seed": torch.tensor([1], device=device)}
+    fused, twin = (partial(module.embed, **rest) for module in (embeddings, plain_embeddings))
+
+    def replaced(*tensors: Tensor) -> Tensor:
+        return F.dropout(plain_embeddings.embed(*tensors, eps, 0.0, rest["seed"]), dropout)
+
+    sizes = (config.vocab_size, config.type_vocab_size, config.max_position_embeddings)
+    return Candidate(fused, twin, fused, replaced, config.hidden_size, (*sizes, 0, 0), sizes)
 
 
 def gelu_candidate(gelus: Any, config: Any) -> Candidate:
@@ -111,7 +132,7 @@ def gelu_candidate(gelus: Any, config: Any) -> Candidate:
     fused, twin = (
         partial(module.bias_gelu, approximate=approximate) for module in (gelus, plain_gelu)
     )
-    return Candidate(fused, twin, fused, twin, config.intermediate_size, (False, True))
+    return Candidate(fused, twin, fused, twin, config.intermediate_size, (None, 0))
 
 
 def find_problem(
@@ -125,7 +146,7 @@ def find_problem(
         if compiled:  # into a graph, but without code from it
             checked = torch.compile(checked, backend="aot_eager", dynamic=True)
         found = results(checked, tensors)
-        expected = results(candidate.twin, [tensor.float() for tensor in tensors])
+        expected = results(candidate.twin, [in_dtype(t, torch.float32) for t in tensors])
         limit = 1e-4 if dtype == torch.float32 else 3e-2
         wrong = max(map(_difference, found, expected))
         if not wrong < limit:
@@ -153,21 +174,32 @@ def milliseconds(function: Function, tensors: list[Tensor]) -> float:
 
 
 def tensors_of(
-    candidate: Candidate, rows: int, device: torch.device, dtype: torch.dtype
+    candidate: Candidate, num_rows: int, device: torch.device, dtype: torch.dtype
 ) -> list[Tensor]:
-    """Random tensors for a candidate, matrices of so many rows."""
+    """The gradient of a candidate's output of so many rows, then its inputs; all are random."""
     generator = torch.Generator(device).manual_seed(0)
-    shapes = [
-        (candidate.columns,) if one else (rows, candidate.columns) for one in candidate.is_vector
-    ]
-    return [torch.randn(shape, generator=generator, device=device, dtype=dtype) for shape in shapes]
+    options: dict[str, Any] = {"generator": generator, "device": device}
+    shapes = [(num_rows if rows is None else rows, candidate.columns) for rows in candidate.rows]
+    gradient, *others = (
+        torch.randn(shape if shape[0] else shape[1:], dtype=dtype, **options)
+        for shape in [(num_rows, candidate.columns), *shapes]
+    )
+    ids = [torch.randint(limit, (num_rows,), **options) for limit in candidate.num_ids]
+    return [gradient, *ids, *others]
+
+
+def in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Ids stay what they are."""
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def results(function: Function, tensors: list[Tensor]) -> list[Tensor]:
-    """Output and gradients."""
-    leaves = [tensor.detach().requires_grad_() for tensor in tensors]
-    output = function(*leaves)
-    return [output.detach(), *torch.autograd.grad(output, leaves, tensors[0].to(output.dtype))]
+    """Output and gradients, for what `tensors_of` gives."""
+    gradient, *inputs = tensors
+    inputs = [tensor.detach() for tensor in inputs]
+    leaves = [tensor.requires_grad_() for tensor in inputs if tensor.is_floating_point()]
+    output = function(*inputs)
+    return [output.detach(), *torch.autograd.grad(output, leaves, gradient)]
 
 
 def _difference(found: Tensor, expected: Tensor) -> float:

@@ -40,9 +40,10 @@ class Encoder:
 
     def __call__(self, bert: Any, batch: Any) -> Tensor:
         """Hidden states [T, H] of a `ds_bert.model.batch.Batch` in a `BertModel`."""
-        hidden = self._embed(
-            bert.embeddings, batch.input_ids, batch.token_type_ids, batch.position_ids
-        )
+        elementwise = self._running(batch.input_ids.device)
+        ids = (batch.input_ids, batch.token_type_ids, batch.position_ids)
+        seed = elementwise.embedding_seed(bert.embeddings)
+        hidden = self._embed(bert.embeddings, *ids, elementwise, seed)
         max_length = attention_length(batch.sequence_lengths)
         for layer in bert.encoder.layer:
             hidden = self.layer(layer, hidden, batch.cu_seqlens, max_length)
@@ -50,14 +51,16 @@ class Encoder:
 
     def layer(self, layer: Any, hidden: Tensor, cu_seqlens: Tensor, max_length: int) -> Tensor:
         """One layer of [T, H]; see `ds_bert.model.attention` for the borders of sequences."""
-        elementwise = self._elementwise
-        # Autocast computes norms in fp32; the fused ones, given 16 bits, return 16.
-        if hidden.is_cuda and torch.is_autocast_enabled("cuda"):
-            elementwise = PLAIN
-        seeds = elementwise.seeds((layer.attention.output, layer.output), hidden.device)
+        elementwise = self._running(hidden.device)
+        seeds = elementwise.norm_seeds(layer)
         return self._layer(
             layer, hidden, cu_seqlens, max_length, self._attention, self._linear, elementwise, seeds
         )
+
+    def _running(self, device: torch.device) -> Elementwise:
+        """Under autocast norms return fp32; the fused ones, being given 16 bits, return 16."""
+        autocast = device.type == "cuda" and torch.is_autocast_enabled("cuda")
+        return PLAIN if autocast else self._elementwise
 
 
 def attention_length(sequence_lengths: Iterable[int]) -> int:
@@ -65,9 +68,15 @@ def attention_length(sequence_lengths: Iterable[int]) -> int:
     return -(-max(sequence_lengths) // _LENGTH_STEP) * _LENGTH_STEP
 
 
-def _embed(embeddings: nn.Module, *ids: Tensor) -> Tensor:
-    input_ids, token_type_ids, position_ids = (part[None] for part in ids)
-    return embeddings(input_ids, token_type_ids, position_ids)[0]
+def _embed(
+    embeddings: nn.Module,
+    input_ids: Tensor,
+    token_type_ids: Tensor,
+    position_ids: Tensor,
+    elementwise: Elementwise,
+    seed: Tensor | None,
+) -> Tensor:
+    return elementwise.embed(embeddings, input_ids, token_type_ids, position_ids, seed)
 
 
 def _layer(

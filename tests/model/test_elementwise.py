@@ -4,22 +4,28 @@ from functools import partial
 
 import pytest
 import torch
-from ds_bert_kernels import bias_gelu, dropout_add_norm
+from ds_bert_kernels import bias_gelu, dropout_add_norm, embeddings
 from ds_bert_kernels.reference import bias_gelu as plain_gelu
 from ds_bert_kernels.reference import dropout_add_norm as plain_norms
+from ds_bert_kernels.reference import embeddings as plain_embeddings
 from test_attention import masked_attention
 from test_encoder import CONFIG, counter, make_batch, num_graphs, run  # noqa: F401
 from transformers import BertConfig, BertModel
 
 from ds_bert.model import elementwise_choice
 from ds_bert.model.elementwise import PLAIN, Elementwise
-from ds_bert.model.elementwise_choice import choose_elementwise, gelu_candidate, norm_candidate
+from ds_bert.model.elementwise_choice import (
+    choose_elementwise,
+    embedding_candidate,
+    gelu_candidate,
+    norm_candidate,
+)
 from ds_bert.model.encoder import Encoder
 from ds_bert.model.fp8 import fp8_linear
 
 CPU = torch.device("cpu")
-FUSED = Elementwise(dropout_add_norm, bias_gelu.bias_gelu)
-TWINS = Elementwise(plain_norms, plain_gelu.bias_gelu)
+FUSED = Elementwise(dropout_add_norm, bias_gelu.bias_gelu, embeddings.embed)
+TWINS = Elementwise(plain_norms, plain_gelu.bias_gelu, plain_embeddings.embed)
 
 
 def make_bert(**changes):
@@ -92,6 +98,7 @@ def trial(monkeypatch):
 
 CANDIDATES = {
     "norms": partial(norm_candidate, dropout_add_norm, BertConfig(**CONFIG), CPU),
+    "embeddings": partial(embedding_candidate, embeddings, BertConfig(**CONFIG), CPU),
     "gelu": partial(gelu_candidate, bias_gelu, BertConfig(**CONFIG)),
 }
 
