@@ -44,7 +44,7 @@ class Encoder:
         ids = (batch.input_ids, batch.token_type_ids, batch.position_ids)
         seed = elementwise.embedding_seed(bert.embeddings)
         hidden = self._embed(bert.embeddings, *ids, elementwise, seed)
-        max_length = attention_length(batch.sequence_lengths)
+        max_length = attention_length([batch.max_length])
         for layer in bert.encoder.layer:
             hidden = self.layer(layer, hidden, batch.cu_seqlens, max_length)
         return hidden
