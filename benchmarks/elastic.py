@@ -48,7 +48,7 @@ def step(trainer, batch):
     number, rank, ranks = trainer.state.step + 1, distributed.rank(), distributed.world_size()
     if number == 1 and rank == 0:
         torch.save(trainer.engine.module.state_dict(), folder / "initial.pt")
-    rows = json.dumps(batch.rows.flatten().tolist())
+    rows = json.dumps([int(row) for rows in batch.rows for row in rows])
     (folder / f"rows_{{number}}_{{ranks}}_{{rank}}.json").write_text(rows)
     time.sleep({PACE})
     original(trainer, batch)

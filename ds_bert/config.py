@@ -158,6 +158,9 @@ class TrainingConfig:
     packed: bool = option(
         False, "deal sequences out so that micro-batches have nearly the same number of tokens"
     )
+    constant_shapes: bool = option(
+        False, "packed, and every micro-batch padded to one shape, a little more than the average"
+    )
     elastic_batch: bool = option(
         False, "train_micro_batch_size_per_gpu is a limit: the largest size that fits the ranks"
     )

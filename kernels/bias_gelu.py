@@ -29,7 +29,7 @@ def launch_forward(x: Tensor, bias: Tensor, is_tanh: bool) -> Tensor:
     output = torch.empty_like(x)
     if x.numel():
         grid = len(x), triton.cdiv(x.shape[1], _BLOCK)
-        _rows_forward[grid](x, bias, output, x.shape[1], **_constants(x, is_tanh))
+        _gelu_forward[grid](x, bias, output, x.shape[1], **_constants(x, is_tanh))
     return output
 
 
@@ -43,7 +43,7 @@ def launch_backward(grad: Tensor, x: Tensor, bias: Tensor, is_tanh: bool) -> tup
     sums = x.new_empty(1, num_programs, num_columns, dtype=torch.float32)
     if x.numel():
         grid = num_programs, triton.cdiv(num_columns, _BLOCK)
-        _rows_backward[grid](
+        _gelu_backward[grid](
             grad, x, bias, dx, sums, num_rows, num_columns, each, **_constants(x, is_tanh)
         )
     (dbias,) = add_up(sums, bias.dtype)
@@ -101,7 +101,7 @@ def _gate(x, IS_TANH: tl.constexpr):
 
 
 @triton.jit
-def _rows_forward(x, bias, output, N, BLOCK: tl.constexpr, IS_TANH: tl.constexpr):
+def _gelu_forward(x, bias, output, N, BLOCK: tl.constexpr, IS_TANH: tl.constexpr):
     """Columns [BLOCK] of one row."""
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < N
@@ -113,7 +113,7 @@ def _rows_forward(x, bias, output, N, BLOCK: tl.constexpr, IS_TANH: tl.constexpr
 
 
 @triton.jit
-def _rows_backward(
+def _gelu_backward(
     grad, x, bias, dx, bias_sums, T, N, each, BLOCK: tl.constexpr, IS_TANH: tl.constexpr
 ):
     """Columns [BLOCK] of `each` rows, and the gradient's sum over them."""

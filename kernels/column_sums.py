@@ -31,7 +31,7 @@ def add_up(partials: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """
     kinds, num_programs, num_columns = partials.shape
     sums = tuple(partials.new_empty(num_columns, dtype=dtype) for _ in range(kinds))
-    _add_up[(triton.cdiv(num_columns, _COLUMNS), kinds)](
+    _column_sums[(triton.cdiv(num_columns, _COLUMNS), kinds)](
         partials, *sums, *sums[:1] * (4 - kinds), num_programs, num_columns,
         COLUMNS=_COLUMNS, ROWS=_ROWS, num_warps=4,
     )  # fmt: skip
@@ -39,7 +39,7 @@ def add_up(partials: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
 
 
 @triton.jit
-def _add_up(
+def _column_sums(
     partials, first, second, third, fourth, num_programs, num_columns,
     COLUMNS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip

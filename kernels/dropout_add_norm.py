@@ -73,7 +73,7 @@ def launch_forward(
     output, total = torch.empty_like(x), torch.empty_like(x)
     mean, rstd = (x.new_empty(len(x), dtype=torch.float32) for _ in range(2))
     if len(x):
-        _rows_forward[(len(x),)](
+        _norm_forward[(len(x),)](
             x, bias, residual, weight, norm_bias, seed, output, total, mean, rstd,
             x.shape[1], eps, philox.threshold(dropout), philox.scale(dropout),
             **_constants(x, dropout, _FORWARD),
@@ -99,7 +99,7 @@ def launch_backward(
     num_programs = triton.cdiv(num_rows, each)
     sums = weight.new_empty(3, num_programs, num_columns, dtype=torch.float32)
     if num_programs:
-        _rows_backward[(num_programs,)](
+        _norm_backward[(num_programs,)](
             grad, other, total, mean, rstd, weight, seed, dx, dresidual, *sums,
             num_rows, num_columns, each, philox.threshold(dropout), philox.scale(dropout),
             **_constants(total, dropout, _BACKWARD),
@@ -125,7 +125,8 @@ _backward = torch.library.custom_op(
 
 @_forward.register_fake
 def _(x, bias, residual, weight, norm_bias, eps, dropout, seed):
-    mean, rstd = (x.new_empty(len(x), dtype=torch.float32) for _ in range(2))
+    # len(x) would make a constant of the number of rows.
+    mean, rstd = (x.new_empty(x.shape[0], dtype=torch.float32) for _ in range(2))
     return x.new_empty(x.shape), x.new_empty(x.shape), mean, rstd
 
 
@@ -165,7 +166,7 @@ class _Twice(torch.autograd.Function):
 
 # The seed is a piece of a longer tensor, so it may lie anywhere.
 @triton.jit(do_not_specialize_on_alignment=["seed"])
-def _rows_forward(
+def _norm_forward(
     x, bias, residual, weight, norm_bias, seed, output, total, mean, rstd,
     H, eps, threshold, scale, BLOCK: tl.constexpr, HAS_DROPOUT: tl.constexpr,
 ):  # fmt: skip
@@ -196,7 +197,7 @@ def _rows_forward(
 
 
 @triton.jit(do_not_specialize_on_alignment=["seed"])
-def _rows_backward(
+def _norm_backward(
     grad, other, total, mean, rstd, weight, seed, dx, dresidual,
     bias_sums, weight_sums, norm_bias_sums, T, H, each, threshold, scale,
     BLOCK: tl.constexpr, HAS_DROPOUT: tl.constexpr,

@@ -6,6 +6,7 @@ Errors are relative norms against the layer in float32 without dropout, in brack
 layer run operation by operation in bf16 (for fp8: in fp8). Speed is forward and backward with
 dropout 0.1 over 65,536 tokens; the stock layer pads, so it sees more positions where the lengths
 are real. The bound is the layer's twelve matrix products alone, in bf16.
+The fused element-wise kernels are checked and timed alone first: benchmarks/elementwise.py.
 """
 
 import sys
@@ -21,18 +22,20 @@ from torch import Tensor, nn
 from transformers import BertConfig
 
 require("numba", "ds_bert", "ds_bert_kernels")
+import elementwise
 from fp8 import fp8_problem
 from synthetic_data import lengths_of_batch
 from torch._dynamo.utils import counters
 from transformers.models.bert.modeling_bert import BertLayer
 
 from ds_bert.model.attention import choose_attention, looped_attention
+from ds_bert.model.elementwise import PLAIN
 from ds_bert.model.encoder import Encoder, attention_length
 from ds_bert.model.flops import layer_flops
 from ds_bert.model.fp8 import fp8_linear
 
 BARS = {"title": "One encoder layer, 65,536 tokens", "value": "ms", "unit": "ms"}
-TOLERANCES = {"compiled": 1e-3, "compiled fp8": 1e-2}
+TOLERANCES = {"compiled": 1e-3, "compiled, fused": 1e-3, "compiled fp8": 1e-2}
 SIZES = {
     "BERT-large": {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16},
     "BERT-base": {},
@@ -88,14 +91,15 @@ def check(report: Report, name: str, config: BertConfig, attention, lengths: lis
     build = partial(problem.layer, training=False)
     exact = results(Encoder(looped_attention), build(torch.float32), problem)
     errors = partial(relative_errors, NAMES, exact=exact)
-    for fp8 in (False, True):
-        impl = "compiled fp8" if fp8 else "compiled"
-        if reason := fp8 and fp8_problem(config, report.device):
+    for impl in TOLERANCES:
+        linear = fp8_linear if impl == "compiled fp8" else F.linear
+        if reason := linear is fp8_linear and fp8_problem(config, report.device):
             report.skip(name, impl, reason)
             continue
-        linear = fp8_linear if fp8 else F.linear
+        fused = elementwise.fused(config, report.smoke) if "fused" in impl else PLAIN
         plain = errors(results(Encoder(attention, linear), build(), problem))
-        encoder = Encoder(attention, linear, compiled=True)
+        encoder = Encoder(attention, linear, compiled=True, elementwise=fused)
+        torch._dynamo.reset()  # or the graph before attention would be found made
         before = counters["stats"]["unique_graphs"]
         found = errors(results(encoder, build(), problem))
         graphs = counters["stats"]["unique_graphs"] - before
@@ -161,15 +165,19 @@ def measure(report: Report, case: str, config: BertConfig, attention, lengths: l
     facts = {"flops": 3 * layer_flops(config, lengths), "tokens": sum(lengths)}
     bound = report.time(case, "12 matrix products", products(problem))
     limit = bound.median if bound else None
-    for impl, compiled, linear in (
-        ("ours, compiled", True, F.linear),
-        ("ours, compiled, fp8", True, fp8_linear),
-        ("ours, operation by operation", False, F.linear),
+    fused = elementwise.fused(config, report.smoke)
+    for impl, compiled, linear, kernels in (
+        ("ours, compiled", True, F.linear, PLAIN),
+        ("ours, compiled, fused", True, F.linear, fused),
+        ("ours, compiled, fp8", True, fp8_linear, PLAIN),
+        ("ours, compiled, fused, fp8", True, fp8_linear, fused),
+        ("ours, operation by operation", False, F.linear, PLAIN),
+        ("ours, fused", False, F.linear, fused),
     ):
         if reason := linear is fp8_linear and fp8_problem(config, report.device):
             report.skip(case, impl, reason)
             continue
-        step = our_step(problem, Encoder(attention, linear, compiled))
+        step = our_step(problem, Encoder(attention, linear, compiled, kernels))
         report.time(case, impl, step, limit, **facts)
     report.time(case, "Hugging Face, eager, padded", stock_step(problem), limit, **facts)
 
@@ -181,6 +189,8 @@ def main() -> int:
     configs = {name: BertConfig(**size) for name, size in (TINY if report.smoke else SIZES).items()}
     num_tokens, checked = (100, 200) if report.smoke else (1 << 16, 4096)
     for name, config in configs.items():
+        for part in (elementwise.check, elementwise.measure):
+            report.attempt(f"element-wise, {name}", part, report, name, config)
         attention = attention_of(report, config, torch.bfloat16)
         lengths = lengths_of_batch("real", 64 if report.smoke else 512, checked)
         if config is next(iter(configs.values())):  # compiling takes long

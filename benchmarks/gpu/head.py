@@ -28,11 +28,14 @@ ROWS = {False: 128, True: 16}  # over all draws, at least; by whether it is a sm
 
 
 def make_inputs(positions, hidden_size, vocab_size, dtype, device) -> tuple[list[Tensor], Tensor]:
-    """Tensors whose logits spread as a trained model's, and labels of which half are the best."""
+    """Tensors whose logits spread as a trained model's, and labels of which half are the best.
+
+    The weight lies in a larger buffer, as DeepSpeed's do.
+    """
     hidden = torch.randn(positions, hidden_size, device=device)
-    weight = torch.randn(vocab_size, hidden_size, device=device) * 2.5 * hidden_size**-0.5
+    buffer = torch.randn(vocab_size + 128, hidden_size, device=device) * 2.5 * hidden_size**-0.5
     bias = torch.randn(vocab_size, device=device) * 0.1
-    tensors = [tensor.to(dtype) for tensor in (hidden, weight, bias)]
+    tensors = [hidden.to(dtype), buffer.to(dtype)[:vocab_size], bias.to(dtype)]
     labels = torch.randint(vocab_size, (positions,), device=device)
     hidden, weight, bias = (tensor.double() for tensor in tensors)
     labels[::2] = (hidden[::2] @ weight.T + bias).argmax(-1)

@@ -69,8 +69,9 @@ PARTS = (
          "the head's share"),
     Part("lamb", 25, 50, (*_KERNELS, *_GPU), "LAMB against float64, beside its bound",
          "the optimizer's share"),
-    Part("encoder", 60, 90, (*_MODEL, *_GPU), "one layer: compiled, fp8, beside its products",
-         "what compiling and fp8 give a layer"),
+    Part("encoder", 70, 100, (*_MODEL, *_GPU),
+         "fused element-wise kernels; one layer: compiled, fused, fp8, beside its products",
+         "what compiling, fusing and fp8 give a layer"),
 )  # fmt: skip
 IF_TIME_IS_LEFT = ("encoder",)  # nobody leaves time for these
 

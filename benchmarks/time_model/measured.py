@@ -16,7 +16,10 @@ ATTENTION = ("triton, dropout 0.1", "flash, dropout 0.1")  # the faster one trai
 OURS = {"ours, bf16": "bf16", "ours, without DeepSpeed": "bf16", "ours, fp8": "fp8"}
 # Kernels by name, the first that fits, and the terms of the model that they stand for.
 GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "element-wise": (r"^triton_|embedding|sort", ("element-wise", "embeddings")),
+    "element-wise": (
+        r"^triton_|^_(norm|gelu|column_sums|embed)|embedding|sort",
+        ("element-wise", "embeddings"),
+    ),
     "attention": (r"flash|fmha|attention", ("attention",)),
     "products and head": (r"gemm|nvjet|cutlass|xmma|cublas|split_?k|_rows_", ("products", "head")),
     "communication": (r"nccl", ("communication",)),

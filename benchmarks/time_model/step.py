@@ -27,8 +27,8 @@ LAYER_LAUNCHES, OTHER_LAUNCHES = 38, 60
 # Forward: word embedding, sum in fp32, output. Backward: LayerNorm, then three tables read it.
 EMBEDDING_BYTES = (2 + 4 + 2) + (2 + 4 + 2 + 2) + 3 * 2
 EMBEDDING_SORTS = 3 * 1e-4  # seconds; of the ids, for each table's gradient. Assumed
-LOGIT_BYTES = 2 + 4 + 2  # forward reads, backward reads and writes, the bias gradient reads
-DECODER_BYTES = 2 * 4 + 4  # padded twice, and its gradient added to zero
+# Forward reads, backward reads and writes; the sums of 128 rows, written and read.
+LOGIT_BYTES = 2 + 4 + 2 * 4 / 128
 TIED_BYTES = 2 + 6  # gradient of the word embeddings: zeroed, added to the decoder's
 FORWARD_TILE, BACKWARD_TILE = (128, 64), (128, 128)  # of FlashAttention-2, head size 64, dropout
 STATE_BYTES, SHARED_STATE_BYTES = 2 + 2 + 4, 12  # per parameter: on every rank; shared out by ZeRO
@@ -160,10 +160,10 @@ def elementwise(cell: Cell, ceilings: Ceilings) -> float:
 
 
 def head(cell: Cell, ceilings: Ceilings) -> float:
-    """Masked-LM and next-sentence head: products in bf16, rows of logits, the padded decoder."""
+    """Masked-LM and next-sentence head: products in bf16, rows of logits."""
     size, masked = _sizes(cell)[1], round(MASKED * cell.tokens)
     shapes = products.of_head(masked, cell.sequences, size, VOCAB_SIZE)
-    num_bytes = VOCAB_SIZE * (LOGIT_BYTES * masked + DECODER_BYTES * size)
+    num_bytes = LOGIT_BYTES * masked * VOCAB_SIZE
     return products.seconds(shapes, ceilings) + num_bytes / ceilings.elementwise
 
 

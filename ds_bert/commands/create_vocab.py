@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from ds_bert.commands.parser import Parser, add_negation, new_parser
+from ds_bert.preprocessing.options import ERRORS
 from ds_bert.text.inputs import TEXT_COLUMN, find_corpora
 from ds_bert.tokenizer.learn import MIN_FREQUENCY, count_words, learn_vocabulary
 from ds_bert.tokenizer.vocabulary import Vocabulary, read_model_vocabulary
@@ -67,9 +68,16 @@ def make_parser(prog: str | None = None) -> Parser:
     )
     add(
         "--errors",
-        choices=("strict", "ignore"),
+        choices=ERRORS,
         default="strict",
         help="bytes that are not UTF-8: refuse the file or leave them out (default: %(default)s)",
+    )
+    add(
+        "--leave_out",
+        type=Path,
+        metavar="PATH",
+        help="a file or folder in which no text is, though names of inputs may match it (default: "
+        "--vocab_file)",
     )
     add("--overwrite", action="store_true", help="replace a vocabulary file with other content")
     return parser
@@ -80,12 +88,13 @@ def learn(options: argparse.Namespace) -> Vocabulary:
     corpora = find_corpora(
         options.input_file,
         text_column=options.text_column,
-        leave_out=options.vocab_file,  # data/*.txt also finds the vocabulary of an earlier run
+        # data/*.txt also finds the vocabulary of an earlier run
+        leave_out=options.leave_out or options.vocab_file,
     )
     if any(corpus.weight is not None for corpus in corpora):
         print("weights of corpora are for training; for the vocabulary all text counts as it is")
     inputs = [source for corpus in corpora for source in corpus.inputs]
-    counts = count_words(inputs, options.do_lower_case, options.errors == "ignore")
+    counts = count_words(inputs, options.do_lower_case, options.errors != "strict")
     learned = learn_vocabulary(
         counts, options.vocab_size, options.min_frequency, options.max_alphabet
     )

@@ -107,8 +107,12 @@ def seconds(work: Work, speed: Speed) -> Seconds:
 
 
 def steps_within(work: Work, speed: Speed, limit: float) -> int:
-    """Optimizer steps that are done in so many seconds, at most all of them."""
-    return min(work.max_steps, int(work.max_steps * limit / seconds(work, speed).total))
+    """Optimizer steps that are done in so many seconds, at most all of them.
+
+    Those of a ramp are taken to be over by then.
+    """
+    samples = work.samples * limit / seconds(work, speed).total
+    return min(work.max_steps, int((samples + work.fewer) / work.train_batch_size))
 
 
 def price(total_seconds: float, machines: int, per_hour: float) -> float:

@@ -27,12 +27,13 @@ from torch import Tensor
 
 from ds_bert import distributed, files
 from ds_bert.errors import CheckpointError
-from ds_bert.model.batch import Batch
+from ds_bert.model.batch import NO_LABEL, Batch
 from ds_bert.tokenizer.vocabulary import Vocabulary
 
 DIVERGED, DIAGNOSIS, VOCABULARY = "diverged", "diagnosis.json", "vocab.txt"
 MODEL, WEIGHTS = "model", "model.safetensors"
-_TENSORS = tuple(field.name for field in fields(Batch) if field.name != "sequence_lengths")
+_NUMBERS = ("sequence_lengths", "num_spare", "longest")  # of a batch; they follow from its tensors
+_TENSORS = tuple(field.name for field in fields(Batch) if field.name not in _NUMBERS)
 _STATE = "random_state."
 
 
@@ -63,7 +64,12 @@ class MicroBatch:
         """The inverse of `tensors`."""
         num_rows = len(named["rows"])
         lengths = named["cu_seqlens"][: num_rows + 1].diff().tolist()
-        batch = Batch(**{name: named[name] for name in _TENSORS}, sequence_lengths=lengths)
+        batch = Batch(
+            **{name: named[name] for name in _TENSORS},
+            sequence_lengths=lengths,
+            num_spare=int((named["masked_lm_labels"] == NO_LABEL).sum()),
+            longest=int(named["cu_seqlens"].diff().max()),
+        )
         states = {n.removeprefix(_STATE): t for n, t in named.items() if n.startswith(_STATE)}
         return cls(batch, named["rows"].numpy(), named["epochs"].numpy(), states)
 

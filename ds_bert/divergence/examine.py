@@ -109,6 +109,7 @@ def _row(batch: Batch, row: int, first: int, last: int) -> Batch:
         masked_lm_labels=batch.masked_lm_labels[masked],
         next_sentence_labels=batch.next_sentence_labels[row : row + 1],
         sequence_lengths=[last - first],
+        num_spare=0,
     )
 
 

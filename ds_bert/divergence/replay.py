@@ -98,7 +98,8 @@ def _load(name: str, found: dict[str, Any], device: torch.device) -> UnpaddedBer
     """The model as the run had it."""
     model, _ = load_model(name, OBJECTIVES[found["objective"]])
     model.to(device, getattr(torch, found["weight_dtype"])).train()
-    model.prepare(device, getattr(torch, found["activation_dtype"]), False, found["fp8"])
+    dtype = getattr(torch, found["activation_dtype"])
+    model.prepare(device, dtype, False, found["fp8"], fused=False)
     return model
 
 

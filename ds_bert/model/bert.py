@@ -21,6 +21,8 @@ from ds_bert.dataset.options import MLM, MLM_NSP, MLM_SOP
 from ds_bert.model.attention import choose_attention
 from ds_bert.model.batch import MASKED_TOKENS, SEQUENCES, Batch
 from ds_bert.model.dropout import replace_dropout
+from ds_bert.model.elementwise import PLAIN
+from ds_bert.model.elementwise_choice import choose_elementwise
 from ds_bert.model.encoder import Encoder
 from ds_bert.model.flops import training_flops
 from ds_bert.model.fp8 import fp8_linear
@@ -91,6 +93,7 @@ class UnpaddedBert(BertPreTrainedModel):
         dtype: torch.dtype,
         compile_layers: bool | None = None,
         fp8: bool = False,
+        fused: bool = True,
     ) -> list[str]:
         """Choose how the encoder runs on a device.
 
@@ -99,16 +102,19 @@ class UnpaddedBert(BertPreTrainedModel):
             dtype: of its activations.
             compile_layers: fuse with torch.compile; None: on CUDA.
             fp8: run the layers' matrix products in fp8; see `ds_bert.model.fp8.check_fp8`.
+            fused: try fused kernels on CUDA. They pass by the modules, and so by hooks on them.
 
         Returns:
-            what was chosen, in words, then why other attention kernels were not.
+            what was chosen, in words, then why other kernels were not.
         """
         heads, size = self.config.num_attention_heads, self.config.hidden_size
         attention, refused = choose_attention(device, dtype, heads, size // heads)
         compiled = device.type == "cuda" if compile_layers is None else compile_layers
-        self._encode = Encoder(attention, fp8_linear if fp8 else linear, compiled)
+        tried = choose_elementwise(device, dtype, self.config, compiled) if fused else (PLAIN, [])
+        elementwise, slow = tried
+        self._encode = Encoder(attention, fp8_linear if fp8 else linear, compiled, elementwise)
         chosen = [attention.__name__, *["compiled layers"] * compiled, *["fp8"] * fp8]
-        return [", ".join(chosen), *refused]
+        return [", ".join([*chosen, *elementwise.names()]), *refused, *slow]
 
     def encode(self, batch: Batch) -> Tensor:
         """Hidden states [T, H] after the last layer, of the T tokens of a batch."""
@@ -116,8 +122,9 @@ class UnpaddedBert(BertPreTrainedModel):
 
     def flops(self, batch: Batch) -> int:
         """Operations of forward and backward over a batch; see `ds_bert.model.flops`."""
-        num_masked, pools = len(batch.masked_lm_labels), SEQUENCES in self.losses.values()
-        return training_flops(self.config, batch.sequence_lengths, num_masked, pools)
+        pools = SEQUENCES in self.losses.values()
+        lengths, num_masked = batch.sequence_lengths, batch.num_masked_tokens
+        return training_flops(self.config, lengths, num_masked, pools)
 
     def each(self, batch: Batch) -> dict[str, LossSum]:
         """The losses of `forward` item by item, not summed: for evaluation, not for training.
@@ -198,7 +205,8 @@ class BertForUnpaddedPreTraining(UnpaddedBert, BertForPreTraining):
         return self.cls.seq_relationship(self.bert.pooler(first_tokens[:, None]))
 
     def _pair(self, hidden: Tensor, batch: Batch) -> LossSum:
-        places, labels = batch.cu_seqlens[: batch.num_sequences], batch.next_sentence_labels
+        labels = batch.next_sentence_labels
+        places = batch.cu_seqlens[: len(labels)]  # of a padded batch's too, without a label
         if self._by_item:
             return self._scores(self._pair_logits, hidden, places, labels).losses()
         first_tokens = hidden.index_select(0, places)

@@ -9,8 +9,8 @@ from ds_bert_kernels.linear import linear as plain_linear
 from torch import Tensor, nn
 
 from ds_bert.model.attention import Attention, looped_attention
+from ds_bert.model.elementwise import PLAIN, Elementwise, Linear
 
-Linear = Callable[[Tensor, Tensor, Tensor], Tensor]  # input, weight, bias
 _LENGTH_STEP = 128  # attention's max_length is a multiple of this, so compiled code sees few values
 
 
@@ -22,6 +22,7 @@ class Encoder:
         linear: computes the layers' matrix products, as `F.linear` does.
         compiled: fuse each layer's element-wise work with torch.compile; one graph serves all
             layers and all numbers of tokens.
+        elementwise: what follows the products; see `ds_bert.model.elementwise_choice`.
     """
 
     def __init__(
@@ -29,28 +30,37 @@ class Encoder:
         attention: Attention = looped_attention,
         linear: Linear = plain_linear,
         compiled: bool = False,
+        elementwise: Elementwise = PLAIN,
     ):
         wrap: Callable[[Any], Any] = (
             partial(torch.compile, dynamic=True) if compiled else lambda f: f
         )
         self._embed, self._layer = wrap(_embed), wrap(_layer)
-        self._attention, self._linear = attention, linear
+        self._attention, self._linear, self._elementwise = attention, linear, elementwise
 
     def __call__(self, bert: Any, batch: Any) -> Tensor:
         """Hidden states [T, H] of a `ds_bert.model.batch.Batch` in a `BertModel`."""
-        hidden = self._embed(
-            bert.embeddings, batch.input_ids, batch.token_type_ids, batch.position_ids
-        )
-        max_length = attention_length(batch.sequence_lengths)
+        elementwise = self._running(batch.input_ids.device)
+        ids = (batch.input_ids, batch.token_type_ids, batch.position_ids)
+        seed = elementwise.embedding_seed(bert.embeddings)
+        hidden = self._embed(bert.embeddings, *ids, elementwise, seed)
+        max_length = attention_length([batch.max_length])
         for layer in bert.encoder.layer:
             hidden = self.layer(layer, hidden, batch.cu_seqlens, max_length)
         return hidden
 
-    def layer(
-        self, layer: nn.Module, hidden: Tensor, cu_seqlens: Tensor, max_length: int
-    ) -> Tensor:
+    def layer(self, layer: Any, hidden: Tensor, cu_seqlens: Tensor, max_length: int) -> Tensor:
         """One layer of [T, H]; see `ds_bert.model.attention` for the borders of sequences."""
-        return self._layer(layer, hidden, cu_seqlens, max_length, self._attention, self._linear)
+        elementwise = self._running(hidden.device)
+        seeds = elementwise.norm_seeds(layer)
+        return self._layer(
+            layer, hidden, cu_seqlens, max_length, self._attention, self._linear, elementwise, seeds
+        )
+
+    def _running(self, device: torch.device) -> Elementwise:
+        """Under autocast norms return fp32; the fused ones, being given 16 bits, return 16."""
+        autocast = device.type == "cuda" and torch.is_autocast_enabled("cuda")
+        return PLAIN if autocast else self._elementwise
 
 
 def attention_length(sequence_lengths: Iterable[int]) -> int:
@@ -58,9 +68,15 @@ def attention_length(sequence_lengths: Iterable[int]) -> int:
     return -(-max(sequence_lengths) // _LENGTH_STEP) * _LENGTH_STEP
 
 
-def _embed(embeddings: nn.Module, *ids: Tensor) -> Tensor:
-    input_ids, token_type_ids, position_ids = (part[None] for part in ids)
-    return embeddings(input_ids, token_type_ids, position_ids)[0]
+def _embed(
+    embeddings: nn.Module,
+    input_ids: Tensor,
+    token_type_ids: Tensor,
+    position_ids: Tensor,
+    elementwise: Elementwise,
+    seed: Tensor | None,
+) -> Tensor:
+    return elementwise.embed(embeddings, input_ids, token_type_ids, position_ids, seed)
 
 
 def _layer(
@@ -70,15 +86,10 @@ def _layer(
     max_length: int,
     attention: Attention,
     linear: Linear,
+    elementwise: Elementwise,
+    seeds: Tensor | None,
 ) -> Tensor:
     """Query, key and value come from one matrix product."""
-
-    def dense(module: Any, x: Tensor) -> Tensor:
-        return linear(x, module.weight, module.bias)
-
-    def add(block: Any, x: Tensor, residual: Tensor) -> Tensor:
-        return block.LayerNorm(block.dropout(dense(block.dense, x)) + residual)
-
     block = layer.attention.self
     projections = (block.query, block.key, block.value)
     weight = torch.cat([projection.weight for projection in projections])
@@ -86,6 +97,8 @@ def _layer(
     qkv = linear(hidden, weight, bias).unflatten(-1, (3, block.num_attention_heads, -1))
     dropout = block.dropout.p if layer.training else 0.0
     context = attention(qkv, cu_seqlens, max_length, dropout)
-    hidden = add(layer.attention.output, context, hidden)
-    inner = layer.intermediate
-    return add(layer.output, inner.intermediate_act_fn(dense(inner.dense, hidden)), hidden)
+    end, inner = layer.attention.output, layer.intermediate
+    first, second = (None, None) if seeds is None else (seeds[:1], seeds[1:])
+    hidden, residual = elementwise.norm_twice(end, linear, context, hidden, first)
+    activated = elementwise.activate(inner, linear, hidden)
+    return elementwise.norm(layer.output, linear, activated, residual, second)

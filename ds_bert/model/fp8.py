@@ -54,7 +54,7 @@ def _device_problem(device: torch.device, dtype: torch.dtype) -> str | None:
     return None if dtype in allowed else f"found {dtype}, expected torch.bfloat16"
 
 
-def fp8_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def fp8_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`F.linear` with its forward and both of its backward products in fp8.
 
     A tensor of zeros gives zeros. An infinity or NaN in an input makes every result computed from
@@ -63,12 +63,14 @@ def fp8_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Args:
         x: [..., K] bf16 (fp32 on the CPU); any number of rows, also none.
         weight: [N, K], dtype of x; N and K are multiples of 16.
-        bias: [N], dtype of x. It is added without fp8; its gradient is summed in fp32.
+        bias: [N], dtype of x; None where a kernel adds it later. It is added without fp8; its
+            gradient is summed in fp32.
 
     Returns:
         [..., N], dtype of x. Products are rounded to that dtype, the output again after the bias.
     """
-    assert x.dtype == weight.dtype == bias.dtype, (x.dtype, weight.dtype, bias.dtype)
+    assert x.dtype == weight.dtype, (x.dtype, weight.dtype)
+    assert bias is None or bias.dtype == x.dtype, (x.dtype, bias)
     num_outputs, num_inputs = weight.shape
     assert num_inputs % ALIGNMENT == num_outputs % ALIGNMENT == 0, weight.shape
     if x.numel() == 0:
@@ -86,20 +88,23 @@ class _Fp8Product(torch.autograd.Function):
     """The layer on [T, K] with T, K and N multiples of 16."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         x8, x_scale = _quantize(x, E4M3)
         weight8, weight_scale = _quantize(weight, E4M3)
         ctx.save_for_backward(x8, x_scale, weight8, weight_scale)
-        ctx.dtype = x.dtype
+        ctx.dtype, ctx.has_bias = x.dtype, bias is not None
         # The bias is not left to the product: its place in a flat buffer need not be aligned.
-        return _product(x8, x_scale, weight8, weight_scale, x.dtype, fast=True) + bias
+        output = _product(x8, x_scale, weight8, weight_scale, x.dtype, fast=True)
+        return output if bias is None else output + bias
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x8, x_scale, weight8, weight_scale = ctx.saved_tensors
         grad8, grad_scale = _quantize(grad, E5M2)
         grad_x = _product(grad8, grad_scale, weight8.t(), weight_scale, ctx.dtype)
         grad_weight = _product(grad8.t(), grad_scale, x8.t(), x_scale, ctx.dtype)
+        if not ctx.has_bias:
+            return grad_x, grad_weight, None
         return grad_x, grad_weight, grad.sum(0, dtype=torch.float32).to(ctx.dtype)
 
 

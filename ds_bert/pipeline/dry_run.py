@@ -14,9 +14,8 @@ from ds_bert.pipeline import verdict as verdicts
 from ds_bert.pipeline.options import DATA, EVALUATION, PHASES, SCORE, VOCABULARY
 from ds_bert.pipeline.phase import score_examples
 from ds_bert.pipeline.plan import Plan
-from ds_bert.pipeline.stages import command
+from ds_bert.pipeline.stages import command, text_of
 from ds_bert.pipeline.state import State
-from ds_bert.text.inputs import find_inputs
 from ds_bert.training.log import duration
 
 _VOCAB_SIZE = 30_522  # where a preset is to take it from a vocabulary that is not there yet
@@ -68,13 +67,13 @@ def _told(plan: Plan, stage: str) -> Iterator[str]:
 
 def stage_seconds(plan: Plan, speed: Speed) -> dict[str, float]:
     """About what each stage takes on this machine; assumed, not measured."""
-    num_bytes = sum(source.num_bytes for source in find_inputs(plan.input_file))
+    num_bytes = sum(source.num_bytes for source in text_of(plan))
     rate = speed.flops_per_second
     took = {name: _START + num_bytes * each for name, each in _OF_BYTE.items()}
     flops = {phase: _flops(plan, plan.length(phase)) for phase in plan.phases}
     longest = plan.length(plan.phases[-1])
     score, asked = plan.options(SCORE), plan.options(EVALUATION)
-    held_out = num_bytes * plan.options(DATA)["validation_fraction"] / _HELD_OUT_BYTES
+    held_out = num_bytes * plan.validation_fraction / _HELD_OUT_BYTES
     parts = {
         EVALUATION: hours.Judged(round(held_out), asked.get("pseudo_perplexity", 0)),
         SCORE: hours.Judged(0, 0, score_examples(score) if score else 0.0),

@@ -29,7 +29,10 @@ COMMON: dict[str, Any] = {
     "errors": str,
 }
 OF_TEXT = ("text_column", "do_lower_case", "errors")  # those that go to vocabulary and data
-_PLACED = ("input_file", "output_dir", "vocab_file", "validation_dir", "overwrite", "dry_run")
+_PLACED = (
+    *("input_file", "leave_out", "output_dir", "vocab_file", "validation_dir", "overwrite"),
+    "dry_run",
+)
 
 
 def _fields(options: type, without: Iterable[str]) -> dict[str, Any]:

@@ -164,7 +164,7 @@ class Plan:
 
     def _check_data(self) -> None:
         try:
-            fraction = PreprocessOptions(**self.preprocess_options).fraction
+            fraction = self.validation_fraction
         except ConfigurationError as error:
             raise ConfigurationError(f'plan, "{DATA}": {error}') from None
         expected = "above 0: the model is judged by held-out text"
@@ -183,10 +183,16 @@ class Plan:
             "input_file": self.input_file,
             **self.of_text,
             **self.options(DATA),
+            "leave_out": str(self.output_dir),
             "vocab_file": str(self.output_dir / "vocab.txt"),
             "output_dir": str(folder / "train"),
             "validation_dir": str(folder / "validation"),
         }
+
+    @property
+    def validation_fraction(self) -> float:
+        """Share of the documents that is held out."""
+        return PreprocessOptions(**self.preprocess_options).fraction
 
 
 def read_plan(path: str | Path, **flags: Any) -> Plan:

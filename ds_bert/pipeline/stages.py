@@ -1,7 +1,8 @@
 """The stages: what each is given, the command that makes it, and what it leaves."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,14 @@ from ds_bert.pipeline.options import (
 from ds_bert.pipeline.plan import Plan
 from ds_bert.pipeline.state import State
 from ds_bert.text.inputs import TEXT_COLUMN, find_inputs
-from ds_bert.text.source import Input
+from ds_bert.text.source import Input, file_state
 
 FILL_MASK = 10  # sentences with guesses, where the plan does not say
 _WEIGHTS = "hf/model.safetensors"  # of a checkpoint
 # What each stage reads of others; the last phase stands as "model".
 _MODEL = "model"
+# Options that may name a file or folder: its content decides, not its name alone.
+_PLACES = ("model", "init_from", "model_name_or_path", "compare", "train_file", "test_file")
 _READS = {
     VOCABULARY: (),
     DATA: (VOCABULARY,),
@@ -114,7 +117,8 @@ def _shortened(section: dict[str, Any], max_steps: int) -> dict[str, int]:
 def _text_flags(plan: Plan) -> list[str]:
     casing = [] if plan.do_lower_case else ["--no_do_lower_case"]
     others = {k: v for k, v in plan.of_text.items() if k != "do_lower_case"}
-    return [*flags({"input_file": plan.input_file, **others}), *casing]
+    placed = {"input_file": plan.input_file, "leave_out": str(plan.output_dir)}
+    return [*flags({**placed, **others}), *casing]
 
 
 def options_of(plan: Plan, stage: str) -> dict[str, Any]:
@@ -149,34 +153,45 @@ def inputs_of(
     learnt = stage == VOCABULARY and "model_name_or_path" not in plan.options(stage)
     if learnt or stage == DATA:
         found["input_file"] = _text_hashes(plan, texts)
-    if stage == SCORE:
-        options = plan.options(SCORE)
-        found |= {k: _file_hash(options[k], texts) for k in ("train_file", "test_file")}
-    if stage in PHASES:
-        model = plan.recipe(stage)[1]["model"]
-        found["model"] = _file_hash(model, texts) if model.endswith(".json") else None
+    options = plan.recipe(stage)[1] if stage in PHASES else plan.options(stage)
+    for name in _PLACES:
+        if options.get(name):
+            found[name] = _place_hash(Path(options[name]), texts)
     return _plain(found)
 
 
-def _text_hashes(plan: Plan, texts: dict[str, Any]) -> list[Any]:
+def text_of(plan: Plan) -> list[Input]:
+    """The inputs of vocabulary and data; nothing below the road's own folder is one."""
     column = plan.of_text.get("text_column", TEXT_COLUMN)
-    vocabulary = folder_of(plan, VOCABULARY)
-    found = find_inputs(plan.input_file, text_column=column, leave_out=vocabulary)
-    return [_hash(source, texts) for source in found]
+    return find_inputs(plan.input_file, text_column=column, leave_out=plan.output_dir)
 
 
-def _file_hash(name: str, texts: dict[str, Any]) -> Any:
-    """Of a local file; of another name nothing is known but the name."""
-    path = Path(name)
-    return _hash(Input(path), texts) if path.is_file() else name
+def _text_hashes(plan: Plan, texts: dict[str, Any]) -> list[Any]:
+    return [_known(str(one), one.state(), partial(_text_hash, one), texts) for one in text_of(plan)]
 
 
-def _hash(source: Input, texts: dict[str, Any]) -> Any:
-    """What decides the text; read again where size or time of change differ."""
-    state, known = repr(source.state()), texts.get(str(source), {})
-    if known.get("state") != state:
-        content = {k: v for k, v in source.describe().items() if k != "name"}
-        texts[str(source)] = known = {"state": state, "content": content}
+def _text_hash(source: Input) -> dict[str, Any]:
+    return {k: v for k, v in source.describe().items() if k != "name"}
+
+
+def _place_hash(place: Path, texts: dict[str, Any]) -> Any:
+    """Of a file, or of all files of a folder; None: it is the name of something elsewhere."""
+    if place.is_file():
+        return _known(str(place), file_state(place), partial(files.hash_file, place), texts)
+    if not place.is_dir():
+        return None
+    return {str(one.relative_to(place)): _place_hash(one, texts) for one in _files_below(place)}
+
+
+def _files_below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _known(name: str, state: object, read: Callable[[], Any], texts: dict[str, Any]) -> Any:
+    """A hash, read again where size or time of change differ."""
+    known = texts.get(name, {})
+    if known.get("state") != repr(state):
+        texts[name] = known = {"state": repr(state), "content": read()}
     return known["content"]
 
 

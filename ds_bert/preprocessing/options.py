@@ -62,6 +62,13 @@ class PreprocessOptions:
         "data/train", "default {default}", aliases=["--output_file"], group=FILES
     )
     vocab_file: str = option("data/vocab.txt", "default {default}", group=FILES)
+    leave_out: str | None = option(
+        None,
+        "a file or folder in which no text is, though names of inputs may match it; default: the "
+        "vocabulary",
+        group=FILES,
+        metavar="PATH",
+    )
     validation_dir: str | None = option(
         None,
         f"default: beside the output folder, '{VALIDATION}' for a folder called {TRAIN}, "
@@ -193,7 +200,7 @@ class PreprocessOptions:
             text_column=self.text_column,
             sentence_splitter=self.sentence_splitter,
             spool_folder=Path(self.output_dir).parent,
-            leave_out=Path(self.vocab_file),
+            leave_out=Path(self.leave_out or self.vocab_file),
         )
         if corpora[0].name and self.mode == "exact":
             raise ConfigurationError(

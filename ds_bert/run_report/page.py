@@ -55,12 +55,14 @@ def write_report(
         "baselines": {_key(p): b.as_dict() for p, b in zip(phases, bases, strict=True)},
     }
     place = into or folder
-    files.write_text(place / PAGE, _page(phases, bases, findings, results))
+    title = f"Run {run_name(place)}"
+    files.write_text(place / PAGE, _page(title, phases, bases, findings, results))
     files.write_text(place / RECORD, files.as_json(record, indent=1) + "\n")
     return findings[-1]
 
 
 def _page(
+    title: str,
     phases: Sequence[Phase],
     bases: Sequence[Baselines],
     findings: Sequence[Sequence[Finding]],
@@ -74,8 +76,8 @@ def _page(
     ]
     return render(
         "run.html.j2",
-        f"Run {run_name(last.folder)}",
-        summary=list(_summary(last)),
+        title,
+        summary=list(_summary(phases)),
         findings=told,
         num_rules=len(RULES),
         has_baselines=bases[-1].unigram is not None,
@@ -124,9 +126,14 @@ def _baselines(phase: Phase, known: dict[str, Any]) -> Baselines:
     return Baselines()
 
 
-def _summary(phase: Phase) -> Iterator[tuple[str, str]]:
-    done = phase.step / max(1, phase.max_steps)
-    yield "steps", f"{phase.step:,} of {phase.max_steps:,} ({done:.0%})"
+def _summary(phases: Sequence[Phase]) -> Iterator[tuple[str, str]]:
+    """Each phase's steps and time, then the last one's newest figures."""
+    for number, one in enumerate(phases, 1):
+        done = one.step / max(1, one.max_steps)
+        time = f" in {tqdm.format_interval(one.seconds)}" if one.seconds else ""
+        its = f"steps of phase {number}" if len(phases) > 1 else "steps"
+        yield its, f"{one.step:,} of {one.max_steps:,} ({done:.0%}){time}"
+    phase = phases[-1]
     if phase.diverged is not None:
         yield "state", "ended by itself: diverged"
     for name in phase.losses:
@@ -137,8 +144,6 @@ def _summary(phase: Phase) -> Iterator[tuple[str, str]]:
                 yield f"{name} {kind}", f"{rows[-1][f'{name}_loss']:.4f}{told}"
     if phase.train and phase.train[-1].get("tokens_per_second"):
         yield "speed", f"{phase.train[-1]['tokens_per_second']:,.0f} tokens per second"
-    if phase.seconds:
-        yield "time", f"{tqdm.format_interval(phase.seconds)} in this phase"
     yield "device", str(phase.record.get("device", "not known"))
 
 

@@ -71,7 +71,7 @@ def find_corpora(
         text_column: column to read, of tables and data sets.
         sentence_splitter: language code; None: lines are sentences already.
         spool_folder: where to keep what comes through a pipe; None: the working folder.
-        leave_out: a file that is never an input (the vocabulary).
+        leave_out: a file that is never an input (the vocabulary), or a folder with such files.
 
     Returns:
         The corpora in the order given, one without a name if none has one; their inputs likewise,
@@ -88,7 +88,8 @@ def find_corpora(
     for name, group, weight in parse_groups(patterns):
         found = _find(group, text_column, spool_folder or Path())
         if leave_out is not None:
-            found.pop(str(leave_out.resolve()), None)
+            own = leave_out.resolve()
+            found = {k: v for k, v in found.items() if not Path(k).is_relative_to(own)}
         if not found:
             of = f" of corpus {name}" if name else ""
             raise DataError(f"no input{of}: name text files with --input_file")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from ds_bert import distributed
+from ds_bert.batching.packing import Shape, choose_shape, deal, deal_into
 from ds_bert.batching.ramp import BatchRamp
 from ds_bert.dataset.store import InstanceTable
 from ds_bert.divergence.left_out import NOTHING, LeftOut
@@ -29,6 +31,7 @@ from ds_bert.training.plan import Plan
 
 _STEPS_AHEAD = 2
 _SHAPE_STEP = 128  # tokens; packed batches then have few shapes
+_SAMPLE = 2**15  # sequences at least, by whose lengths the one shape is chosen
 
 
 class Step(NamedTuple):
@@ -38,15 +41,15 @@ class Step(NamedTuple):
         micro_batches: the batches of this rank, one for each accumulation step.
         counts: of the step over all ranks, those that losses are divided by; see `Batch.counts`.
         first_sample: of the step over all ranks.
-        rows: int64 [micro-batches, micro_batch_size], rows of the table.
+        rows: of each micro-batch int64 [B], rows of the table.
         epochs: int64, likewise: those that the masks are made for.
     """
 
     micro_batches: list[Batch]
     counts: dict[str, int]
     first_sample: int
-    rows: NDArray[np.int64]
-    epochs: NDArray[np.int64]
+    rows: list[NDArray[np.int64]]
+    epochs: list[NDArray[np.int64]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,7 @@ class TrainingBatches:
         order: which row each sample is; None: each row once in an epoch.
         packed: deal the sequences of a step out so that all micro-batches of all ranks have nearly
             the same number of tokens, rounded up to a multiple of 128.
+        constant_shapes: packed, and every micro-batch padded to `shape`.
         left_out: samples that no step takes.
         ramp: smaller steps before; None: none.
     """
@@ -81,6 +85,7 @@ class TrainingBatches:
     masks: MaskSchedule | None = None
     order: SampleOrder | None = None
     packed: bool = False
+    constant_shapes: bool = False
     left_out: LeftOut = NOTHING
     ramp: BatchRamp | None = None
 
@@ -101,6 +106,7 @@ class TrainingBatches:
             masks=plan.masks,
             order=plan.order,
             packed=plan.config.packed,
+            constant_shapes=plan.config.constant_shapes,
             left_out=LeftOut.of_run(Path(plan.config.output_dir)),
             ramp=plan.batch.ramp,
         )
@@ -120,17 +126,26 @@ class TrainingBatches:
         indices, epochs = self._locate(first_sample)
         number = self.sizes.steps_before(first_sample) if number is None else number
         masks = self.masks.at(number) if self.masks is not None else None
-        mine = np.split(self._shared_out(indices), self.world_size)[self.rank]
+        shared = self._shared_out(indices)
+        number_of_each = len(shared) // self.world_size
+        mine = shared[self.rank * number_of_each :][:number_of_each]
         micro_batches = [
             make_batch(self.table, indices[part], epochs[part], self.seed, masks) for part in mine
         ]
-        if self.packed:
+        if self.shape is not None:
+            micro_batches = [batch.padded_to(self.shape) for batch in micro_batches]
+        elif self.packed:
             micro_batches = [batch.padded(_SHAPE_STEP) for batch in micro_batches]
         if torch.cuda.is_available():
             micro_batches = [batch.pinned() for batch in micro_batches]
         num_masked_tokens = count_masked_tokens(self.table, indices, epochs, self.seed, masks)
         counts = {SEQUENCES: len(indices), MASKED_TOKENS: num_masked_tokens}
-        return Step(micro_batches, counts, first_sample, indices[mine], epochs[mine])
+        rows, of_epochs = ([array[part] for part in mine] for array in (indices, epochs))
+        return Step(micro_batches, counts, first_sample, rows, of_epochs)
+
+    @property
+    def _plain_order(self) -> SampleOrder:
+        return SampleOrder.by_size(len(self.table), self.seed)
 
     @contextmanager
     def iterate(self, first_sample: int, number: int | None = None) -> Iterator[Iterator[Step]]:
@@ -162,33 +177,48 @@ class TrainingBatches:
         start = self.left_out.next_start(sample, self.sizes.size(sample))
         return start if start == sample else self._next_start(start)  # of another size, perhaps
 
-    def _shared_out(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Samples of all micro-batches [ranks x accumulation, micro_batch_size], rank by rank."""
-        if not self.packed:
-            return np.arange(len(indices)).reshape(-1, self.micro_batch_size)
+    def _shared_out(self, indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Samples of all micro-batches, rank by rank, equally many micro-batches on each."""
+        num_batches = len(indices) // self.micro_batch_size
+        if not self.packed and self.shape is None:
+            return np.split(np.arange(len(indices)), num_batches)
         lengths = sequence_lengths(self.table, indices)
-        return deal(lengths, len(indices) // self.micro_batch_size)
+        if self.shape is None:
+            return deal(lengths, num_batches)
+        return deal_into(self.shape, lengths, self.world_size)
+
+    @cached_property
+    def shape(self) -> Shape | None:
+        """What all micro-batches are padded to; None: they are what they are.
+
+        It follows from the first samples of the run, so it is the same on all ranks and however
+        often the run goes on.
+        """
+        if not self.constant_shapes:
+            return None
+        number = max(self.train_batch_size, _SAMPLE)
+        rows, _ = (self.order or self._plain_order).locate(np.arange(number))
+        share, most = self._masks_of_a_sequence()
+        return choose_shape(
+            sequence_lengths(self.table, rows),
+            self.micro_batch_size,
+            self.train_batch_size // self.micro_batch_size,
+            self.world_size,
+            self.table.max_seq_length,
+            share,
+            most,
+        )
+
+    def _masks_of_a_sequence(self) -> tuple[float, int]:
+        """The share of its tokens, and their number at most."""
+        stored = self.table.masks
+        if stored is not None:
+            return 1.0, int(np.diff(stored.offsets).max())
+        masks = self.masks.most if self.masks is not None else self.table.options.masks
+        return masks.masked_lm_prob, masks.max_predictions_per_seq
 
     def _locate(self, first_sample: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows and mask epochs of a step's samples over all ranks."""
         samples = first_sample + np.arange(self.sizes.size(first_sample))
-        order = self.order or SampleOrder.by_size(len(self.table), self.seed)
-        indices, epochs = order.locate(samples)
+        indices, epochs = (self.order or self._plain_order).locate(samples)
         return indices, epochs if self.masking == "dynamic" else np.zeros_like(epochs)
-
-
-def deal(lengths: NDArray[np.int64], num_batches: int) -> NDArray[np.int64]:
-    """Share sequences out, the same number to each batch, with nearly equal sums of tokens.
-
-    The longest go to the batches in turn, the next longest in the opposite order, and so on.
-
-    Args:
-        lengths: [N] tokens of each sequence; N is a multiple of num_batches.
-        num_batches: how many to make.
-
-    Returns:
-        int64 [num_batches, N / num_batches], indices into lengths.
-    """
-    rounds = np.argsort(-lengths, kind="stable").reshape(-1, num_batches)
-    rounds[1::2] = rounds[1::2, ::-1].copy()
-    return np.ascontiguousarray(rounds.T)

@@ -85,7 +85,8 @@ def _examine_again(
     """What is found in the micro-batches of all ranks."""
     device = distributed.local_device()
     model.train()
-    model.prepare(device, plan.activation_dtype, False, plan.config.fp8)  # hooks want it uncompiled
+    # Hooks want layers that are neither compiled nor fused.
+    model.prepare(device, plan.activation_dtype, False, plan.config.fp8, fused=False)
     shares = [loss.item() for loss in launched.losses]
     everyone = distributed.gather(diagnose(model, parts, shares, settings, device))
     return [report for of_rank in everyone for report in of_rank]

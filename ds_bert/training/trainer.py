@@ -92,6 +92,8 @@ class Trainer:
         batches = TrainingBatches.of(self.plan)
         if batches.left_out.ranges:
             distributed.log(f"samples left out: {batches.left_out}")
+        if batches.shape is not None:
+            distributed.log(f"shape of micro-batches: {batches.shape}")
         self.engine.train()
         self.engine.module.register_forward_pre_hook(standing.moved)
         self._check_replicas()

@@ -42,7 +42,7 @@ def dropout_add_layer_norm(
     return F.layer_norm(branch + residual, weight.shape, weight, norm_bias, eps)
 
 
-def dropout_add_layer_norm_twice(*arguments: Any) -> tuple[Tensor, Tensor]:
+def dropout_add_layer_norm_twice(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
     """`dropout_add_layer_norm` under two names, one for each of its two uses."""
-    output = dropout_add_layer_norm(*arguments)
+    output = dropout_add_layer_norm(*args, **kwargs)
     return output, output

@@ -104,7 +104,7 @@ def seen(monkeypatch):
 
 
 def rows_of(seen, number):
-    return [row for step in range(number) for row in seen[step].rows.flatten().tolist()]
+    return [row for step in range(number) for rows in seen[step].rows for row in rows.tolist()]
 
 
 def engine_of(folder):

@@ -81,6 +81,7 @@ def test_rows_of_another_gpu_say_nothing(tmp_path):
         ("pytorch_flash::flash_bwd_dq_dk_dv_loop_seqk_parallel_kernel", "attention"),
         ("nvjet_tst_256x128_64x4_2x1_v_bz_TNT", "products and head"),
         ("_rows_backward", "products and head"),
+        ("_norm_backward", "element-wise"),
         ("triton_red_fused__flash_attention_backward_native_layer_norm_4", "element-wise"),
         ("void at::native::vectorized_elementwise_kernel<4, FillFunctor>", "engine and optimizer"),
     ],

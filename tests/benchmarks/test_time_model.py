@@ -8,6 +8,8 @@ from transformers import BertConfig, BertForPreTraining
 
 # An estimate made apart from this code, from the same bytes and speeds: ms of products, attention,
 # element-wise, head, the rest; sequences/s expected and at best. 65,536 tokens, A = 4.
+# The head then read the logits for its bias's gradient, and copied weight and gradient.
+HEAD_COPIES = {"bert-large": 0.28, "bert-base": 0.26}  # ms: (2 N + 12 H) V bytes at 3.44 TB/s
 ESTIMATED = {
     ("bert-large", 512, "real"): (174, 53, 63, 3.8, 7.8, 856, 947),
     ("bert-large", 512, "full"): (174, 61, 63, 3.8, 7.8, 413, 457),
@@ -33,7 +35,7 @@ def test_an_estimate_by_other_hands_agrees(case):
     assert milliseconds["products"] == pytest.approx(products, rel=0.015)
     assert milliseconds["attention"] == pytest.approx(attention, rel=0.03, abs=0.5)
     assert milliseconds["element-wise"] == pytest.approx(elementwise, rel=0.03)
-    assert milliseconds["head"] == pytest.approx(head, rel=0.05)
+    assert milliseconds["head"] == pytest.approx(head - HEAD_COPIES[case[0]], rel=0.05)
     others = ("embeddings", "engine", "optimizer", "waits")
     assert sum(milliseconds[name] for name in others) == pytest.approx(rest, rel=0.08)
     assert found.sequences_per_second == pytest.approx(expected, rel=0.015)

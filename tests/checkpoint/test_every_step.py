@@ -32,10 +32,11 @@ CASES = {
     },
     "fp32, autocast": {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}},
     "bf16": BF16 | {"train_micro_batch_size_per_gpu": 32},
-    "bf16, fp32 sums": BF16 | {"data_types": {"grad_accum_dtype": "fp32"}},
+    "bf16, fp32 sums, one shape": BF16
+    | {"data_types": {"grad_accum_dtype": "fp32"}, "constant_shapes": True},
     "fp16, skips": FP16 | {"train_micro_batch_size_per_gpu": 16, "masking": "static"},
 }
-OF_THE_RUN = ("packed", "masking")
+OF_THE_RUN = ("packed", "constant_shapes", "masking")
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from collections import ChainMap
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from data_util import exit_code
@@ -58,7 +59,7 @@ def train(recipe: Path, steps: int, *flags) -> list[list[int]]:
     original, rows = Trainer._step, []
 
     def step(trainer, batch):
-        parts = distributed.gather(batch.rows.flatten().tolist())
+        parts = distributed.gather(np.concatenate(batch.rows).tolist())
         rows.append([row for part in parts for row in part])
         if len(rows) == steps:
             trainer.stop.ask("the test")

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from ds_bert.batching.packing import Shape
 from ds_bert.divergence import capsule
 from ds_bert.divergence.capsule import MicroBatch, newest_divergence, read_diagnosis, write_capsule
 from ds_bert.errors import CheckpointError
@@ -56,6 +58,20 @@ def test_what_is_written_comes_back(tmp_path):
     assert found.batch.sequence_lengths == [3, 2]
     assert all(found.tensors()[n].equal(t) for n, t in expected.tensors().items() if n[0] != "r")
     assert (found.rows == expected.rows).all() and found.random_state.keys() == {"cpu"}
+
+
+def test_a_padded_batch_comes_back():
+    batch = make_padded()
+    found = MicroBatch.of_tensors(replace(micro_batch(), batch=batch).tensors()).batch
+    assert found.counts == batch.counts == {"sequences": 2, "masked_tokens": 2, "tokens": 5}
+    assert found.max_length >= 3 and found.masked_lm_labels.equal(batch.masked_lm_labels)
+
+
+def make_padded():
+    ids, borders = torch.arange(5, dtype=torch.int32), torch.tensor([0, 3, 5], dtype=torch.int32)
+    few = ids.long()[:2]
+    batch = Batch(ids, ids, ids, borders, few, few, torch.tensor([1, 0]), [3, 2])
+    return batch.padded_to(Shape(12, 5, 3, 6, 3))
 
 
 def test_names(tmp_path):

@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path
 
 import compiled_elementwise
+import compiled_head
 import pytest
 
-HEAD = {"bias": "*fp32", "labels": "*i64", "log_sums": "*fp32", "V": "i32", "ignore_index": "i32"}
 PARTITION = {name: "*fp32" for name in ("parameter", "exp_avg", "exp_avg_sq")}
 PIECES = {name: "*i32" for name in ("blocks", "firsts", "lasts", "tensors")}
 PIECES["weight_decays"] = "*fp32"
@@ -24,20 +24,9 @@ SCALARS = ("beta1", "beta2", "rest1", "rest2", "eps", "scale1", "scale2", "lr", 
 
 def cases():
     """Name, kernel, argument types, constants and whether it reads and writes vectors."""
-    from ds_bert_kernels import lamb, masked_lm_head
+    from ds_bert_kernels import lamb
 
-    for dtype in ("bf16", "fp16", "fp32"):
-        types = HEAD | {"logits": f"*{dtype}", "losses": "*fp32", "hits": "*i32"}
-        types["loss_gradient"] = "*fp32"
-        constants = {"BLOCK": masked_lm_head._BLOCK}
-        yield f"head forward {dtype}", masked_lm_head._rows_forward, types, constants, (True, False)
-        yield (
-            f"head backward {dtype}",
-            masked_lm_head._rows_backward,
-            types,
-            constants,
-            (True, True),
-        )
+    yield from compiled_head.cases()
     for dtype in ("bf16", "fp32"):
         types = PARTITION | PIECES | dict.fromkeys(SCALARS, "fp32")
         types |= {"gradient": f"*{dtype}", "adaptives": "*i32"}
@@ -63,35 +52,33 @@ def cases():
 def compile_kernel(kernel, types, constants, capability):
     """Registers, spilled bytes, vector loads and stores of one kernel, instructions an element.
 
-    `constants` may hold "num_warps", 8 if not. A loop's instructions count once.
+    A loop's instructions count once.
     """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    constants = dict(constants)
-    num_warps = constants.pop("num_warps", 8)
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     aligned = [
         (place,)
         for place, (name, kind) in enumerate(signature.items())
         if kind.startswith("*") or name in ("V", "H", "N", "num_columns")
     ]
+    num_warps = constants.get("num_warps", 8)  # an option of the launch, no argument of the kernel
     source = ASTSource(
         fn=kernel,
         signature=signature,
-        constexprs=constants,
+        constexprs={name: constants[name] for name in signature if name in constants},
         attrs={place: [["tt.divisibility", 16]] for place in aligned},
     )
     target = GPUTarget("cuda", capability, 32)
     assembly = triton.compile(source, target=target, options={"num_warps": num_warps}).asm
     ptx = assembly["ptx"]
-    elements = constants.get("BLOCK", 0) / (32 * num_warps)  # of one thread
+    has_tiles = "ROWS" in constants or "GROUP" in constants  # whose loops are not of whole rows
+    elements = 0 if has_tiles else constants["BLOCK"] / (32 * num_warps)  # of one thread
     return {
         **assemble(ptx),
-        "per_element": round(count_instructions(assembly["cubin"]) / elements, 1)
-        if elements
-        else 0,
+        "per_element": elements and round(count_instructions(assembly["cubin"]) / elements, 1),
         "vector_loads": len(re.findall(r"ld\.global\S*\.v[24]", ptx)),
         "vector_stores": len(re.findall(r"st\.global\S*\.v[24]", ptx)),
     }
@@ -171,7 +158,7 @@ def rows():
 
 def test_nothing_is_spilled(rows):
     assert {row["kernel"]: row["spilled_bytes"] for row in rows if row["spilled_bytes"]} == {}
-    assert len(rows) == 24 + 30
+    assert len(rows) == 24 + 34
 
 
 def test_whole_rows_and_blocks_move_as_vectors(rows):

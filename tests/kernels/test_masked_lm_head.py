@@ -10,7 +10,7 @@ from ds_bert_kernels.masked_lm_head import masked_lm_loss
 from ds_bert_kernels.reference import masked_lm_head as reference
 from gpu_marks import NEEDS_GPU
 
-SHAPES = [(1, 8, 8), (5, 1000, 100), (37, 1000, 64), (16, 5000, 33)]
+SHAPES = [(1, 8, 8), (5, 1000, 100), (37, 1000, 64), (16, 5000, 33), (150, 40, 8)]
 CHUNKED = 3 * 5120 * 4  # bytes of logits: a few rows at a time
 
 
@@ -86,7 +86,8 @@ def test_inputs_that_are_not_contiguous():
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of numpy in the interpreter
+# numpy in the interpreter:
+@pytest.mark.filterwarnings("ignore:(invalid value|All-NaN):RuntimeWarning")
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_a_row_that_is_not_finite_shows_in_the_loss(value):
     tensors, labels = inputs(8, 60, 16)
@@ -109,6 +110,35 @@ def test_the_first_of_equal_largest_logits_counts():
     hidden, weight, bias = torch.zeros(2, 4), torch.zeros(5000, 4), torch.zeros(5000)
     bias[[7, 4500]] = 1.0
     assert masked_lm_loss(hidden, weight, bias, torch.tensor([7, 4500]))[1] == 1
+
+
+@pytest.mark.parametrize("place", [6, 7, 8, 70])
+def test_ties_beside_the_label(place):
+    """In its own vector of 16 bytes, the one before, another lane's."""
+    hidden, weight, bias = torch.zeros(1, 4), torch.zeros(200, 4), torch.zeros(200)
+    bias[[7, place]] = 1.0
+    correct = masked_lm_loss(hidden, weight, bias, torch.tensor([7]))[1]
+    assert correct == (place >= 7)
+
+
+def test_a_label_that_does_not_count_may_be_a_number_of_the_vocabulary():
+    tensors, labels = inputs(21, 60, 16)
+    labels[::3] = labels[2::5] = 9
+    ours, plain = (
+        run(function, tensors, labels, ignore_index=9)
+        for function in (masked_lm_loss, reference.masked_lm_loss)
+    )
+    assert ours[1] == plain[1]
+    for one, other in zip([ours[0], *ours[2]], [plain[0], *plain[2]], strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_second_backward_pass_is_the_first():
+    tensors, labels = inputs(9, 60, 16)
+    leaves = [tensor.requires_grad_() for tensor in tensors]
+    loss, _ = masked_lm_loss(*leaves, labels)
+    one, other = (torch.autograd.grad(loss, leaves, retain_graph=True) for _ in range(2))
+    assert all(map(torch.equal, one, other))
 
 
 def test_the_same_input_gives_the_same_bits():

@@ -39,6 +39,7 @@ def make_batch(*lengths, device="cpu"):
         position_ids=positions.to(device),
         cu_seqlens=borders.to(device, torch.int32),
         sequence_lengths=list(lengths),
+        max_length=max(lengths),
     )
 
 

@@ -8,13 +8,16 @@ import pytest
 from conftest import ROOT
 from data_util import exit_code, synthetic_text
 
-from ds_bert.commands import create_vocab, evaluate, export_hf
+from ds_bert.commands import create_vocab, evaluate, export_hf, preprocess
 from ds_bert.commands.main import main
+from ds_bert.costs.hours import Speed
 from ds_bert.errors import ConfigurationError
 from ds_bert.pipeline import options
+from ds_bert.pipeline.dry_run import stage_seconds
 from ds_bert.pipeline.plan import Plan, read_plan
 from ds_bert.pipeline.plan_file import find_plan
-from ds_bert.pipeline.stages import command, recipe
+from ds_bert.pipeline.stages import command, inputs_of, recipe, text_of
+from ds_bert.preprocessing.options import ERRORS
 from ds_bert.training.deepspeed_config import ALLOWED_KEYS
 
 ADAM = {"type": "AdamW", "params": {"lr": 0.001}}
@@ -160,13 +163,58 @@ def test_commands_of_the_stages():
     plan = Plan({**changed("data.dupe_factor", 2), "do_lower_case": False})
     line = " ".join(command(plan, "data"))
     assert line == (
-        "preprocess --input_file a.txt b.txt --no_do_lower_case --max_seq_length 128 512 "
-        "--validation_fraction 0.01 --dupe_factor 2 --vocab_file out/vocab.txt "
-        "--output_dir out/data/train --validation_dir out/data/validation --overwrite"
+        "preprocess --input_file a.txt b.txt --leave_out out --no_do_lower_case "
+        "--max_seq_length 128 512 --validation_fraction 0.01 --dupe_factor 2 "
+        "--vocab_file out/vocab.txt --output_dir out/data/train "
+        "--validation_dir out/data/validation --overwrite"
     )
     assert "--no_do_lower_case" in command(plan, "vocabulary")
     model = Plan(changed("vocabulary", {"model_name_or_path": "some/bert"}))
     assert "--input_file" not in command(model, "vocabulary")
+
+
+def test_what_the_road_makes_is_no_text(tmp_path):
+    plan = Plan({**PLAN, "input_file": [f"{tmp_path}/**/*.txt"], "output_dir": f"{tmp_path}/out"})
+    for name in ("text.txt", "out/vocab.txt", "out/data/train/vocab.txt", "out_too/text.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("a\n")
+    found = [str(one.path.relative_to(tmp_path)) for one in text_of(plan)]
+    assert sorted(found) == ["out_too/text.txt", "text.txt"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "path"),
+    [
+        ("vocabulary", "vocabulary.model_name_or_path"),
+        ("phase_1", "phase_1.ds_bert.init_from"),
+        ("phase_1", "phase_1.ds_bert.model"),
+        ("evaluation", "evaluation.compare"),
+    ],
+)
+def test_a_folder_counts_by_its_content(tmp_path, stage, path):
+    values = changed(path, str(tmp_path))
+    if stage == "vocabulary":
+        del values["vocabulary"]["vocab_size"]
+    plan, name, found = Plan(values), path.split(".")[-1], []
+    for content in ("a", "a", "bb"):
+        (tmp_path / "w").write_text(content)
+        found.append(inputs_of(plan, stage, {}, {})[name])
+    assert found[0] == found[1] != found[2]
+    assert list(found[0]) == ["w"]
+
+
+def test_null_is_the_default(tmp_path):
+    (tmp_path / "a.txt").write_text("a\n")
+    plan = Plan({**changed("data.validation_fraction", None), "input_file": [f"{tmp_path}/a.txt"]})
+    assert plan.validation_fraction == 0.01
+    assert stage_seconds(plan, Speed(1e9, "assumed"))["evaluation"] > 0
+
+
+@pytest.mark.parametrize("errors", ERRORS)
+def test_all_ways_with_bad_bytes_are_ways_of_both_commands(errors):
+    plan = Plan({**PLAN, "errors": errors})
+    for stage, module in (("vocabulary", create_vocab), ("data", preprocess)):
+        assert module.parse(command(plan, stage)[1:]).errors == errors
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "ds_configs/plans").glob("*.json")))

@@ -199,3 +199,10 @@ def test_pairs_are_judged_beside_the_more_frequent_answer():
 def test_another_share_of_masks_is_no_gap():
     rows = changed(overfitted(), lambda row: {"masked_share": 0.4})
     assert learning.overfitting(phase(rows), BASE) is None
+
+
+@pytest.mark.parametrize(("num_sequences", "is_told"), [(16, False), (1600, True)])
+def test_rows_of_few_sequences_may_jump(num_sequences, is_told):
+    size = {"num_sequences": num_sequences, "num_masked_tokens": 76 * num_sequences}
+    rows = changed(stuck_at(6.8, 0.25), lambda row: size)
+    assert (rate.rate_too_high(phase(rows), BASE) is not None) is is_told

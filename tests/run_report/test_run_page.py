@@ -118,6 +118,7 @@ def test_two_phases_are_one_page(tmp_path):
     assert "phase 2 begins" in page and "went on" in page
     assert "<td>one</td><td>1,000</td>" in page and "<td>two</td><td>200</td>" in page
     assert "1,200" in page  # steps of both
+    assert "steps of phase 1" in page and "steps of phase 2" in page
 
 
 @pytest.mark.usefixtures("no_charts")

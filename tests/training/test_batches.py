@@ -5,10 +5,11 @@ import pytest
 import torch
 from data_util import make_store
 
+from ds_bert.batching.packing import deal
 from ds_bert.evaluation.loop import evaluation_batches
 from ds_bert.instances.collate import count_masked_tokens
 from ds_bert.model.batch import make_batch
-from ds_bert.training.batches import TrainingBatches, deal
+from ds_bert.training.batches import TrainingBatches
 
 LENGTH = 64
 TENSORS = ("input_ids", "token_type_ids", "position_ids", "masked_lm_positions", "masked_lm_labels")
@@ -159,8 +160,9 @@ def spread(micro_batches):
 def test_lengths_are_dealt_out_evenly():
     lengths = np.random.default_rng(1).integers(5, 513, 64 * 8)
     dealt = deal(lengths, 8)
-    assert sorted(dealt.ravel()) == list(range(64 * 8))
-    sums = lengths[dealt].sum(1)
+    assert sorted(np.concatenate(dealt)) == list(range(64 * 8))
+    assert {len(each) for each in dealt} == {64}
+    sums = np.array([lengths[each].sum() for each in dealt])
     assert np.ptp(sums) < 0.01 * sums.mean()
     assert np.ptp(lengths.reshape(8, 64).sum(1)) > 0.05 * sums.mean()
 

@@ -63,7 +63,8 @@ def test_going_on_in_the_middle_is_the_same_in_every_bit(store, world_size):
             rest = [next(steps) for _ in range(5)]
         for one, other in zip(whole[7:], rest, strict=True):
             assert one.first_sample == other.first_sample and one.counts == other.counts
-            assert (one.rows == other.rows).all() and (one.epochs == other.epochs).all()
+            assert np.array_equal(one.rows, other.rows)
+            assert np.array_equal(one.epochs, other.epochs)
             for left, right in zip(one.micro_batches, other.micro_batches, strict=True):
                 assert torch.equal(left.input_ids, right.input_ids)
                 assert torch.equal(left.masked_lm_labels, right.masked_lm_labels)
@@ -72,8 +73,8 @@ def test_going_on_in_the_middle_is_the_same_in_every_bit(store, world_size):
 def test_the_number_of_ranks_does_not_matter(store):
     alone = batches(store).step(16)
     shared = [batches(store, rank=rank, world_size=2).step(16) for rank in range(2)]
-    assert np.concatenate([step.rows for step in shared]).tolist() == alone.rows.tolist()
-    assert np.concatenate([step.epochs for step in shared]).tolist() == alone.epochs.tolist()
+    assert np.array_equal(np.concatenate([step.rows for step in shared]), alone.rows)
+    assert np.array_equal(np.concatenate([step.epochs for step in shared]), alone.epochs)
 
 
 def test_masks_follow_the_epoch_of_the_corpus(store):

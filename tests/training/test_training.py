@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from ds_bert.commands.train import main
+from ds_bert.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_process_group")
 
@@ -365,3 +366,14 @@ def test_no_good_checkpoint_left(tmp_path, data, finished, capsys, flags):
         path.write_bytes(b"x")
     assert train(write_recipe(tmp_path, data), *flags) == 4
     assert "every checkpoint is damaged" in capsys.readouterr().err
+
+
+def test_the_head_finds_its_rows_in_the_flat_buffer(tmp_path, data, monkeypatch):
+    """Of DeepSpeed, behind the word embeddings: else the head copies them for every micro-batch."""
+    head, engines = pytest.importorskip("ds_bert_kernels.masked_lm_head"), []
+    monkeypatch.setattr(Trainer, "train", lambda trainer: engines.append(trainer.engine) or 0)
+    assert train(write_recipe(tmp_path, data, bf16={"enabled": True})) == 0
+    weight = engines[0].module.cls.predictions.decoder.weight
+    table = head._aligned(weight)
+    assert table.data_ptr() == weight.data_ptr() and len(table) == 1536
+    assert torch.isfinite(table).all()

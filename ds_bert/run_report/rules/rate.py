@@ -7,7 +7,7 @@ line over the sum of all rates: no part of the way has been easy, so none is beh
 """
 
 import math
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from ds_bert.run_report.baselines import Baselines
 from ds_bert.run_report.history import Phase, Row
@@ -15,8 +15,10 @@ from ds_bert.run_report.rules.finding import Finding, Severity, last_part, mean,
 from ds_bert.run_report.rules.learning import JUDGED_FROM, SLACK, current, progress
 
 LOWER_BEFORE = 0.1  # nats that the loss was lower by while the rate was lower
-JUMPY = 2.0  # jumps between rows beside those of a sample of so many tokens
-_NATS_OF_A_TOKEN = 2.0  # by which losses of single tokens differ, about
+JUMPY = 2.0  # jumps between rows beside those of samples of their size
+_BY_CHANCE = 3.0  # of their standard deviation the lowest of some hundred rows is lower
+# By which losses of single tokens differ, and those of sequences: easy texts, pairs answered wrong.
+_NATS_OF_A_TOKEN, _NATS_OF_A_SEQUENCE = 2.0, 0.6
 CERTAIN, MANY_WRONG = 1.0, 0.1  # nats, 0.69 is guessing; of the rows
 COLLAPSED, EXPLODED = 0.05, 20.0  # gradient norms at the end beside those at the start
 STRAIGHT = 0.35  # slope at the end beside that at the start
@@ -31,10 +33,11 @@ def rate_too_high(phase: Phase, base: Baselines) -> Finding | None:
         return None
     losses, norms = values(rows, "mlm_loss"), values(rows, "gradient_norm")
     late, lowest = median(losses[-max(1, len(losses) // 5) :]), min(losses[: len(losses) // 2])
+    lower = max(LOWER_BEFORE, _BY_CHANCE * median([_spread(row) for row in rows]))
     jumps, ratio = _jumps(phase, rows), _ratio_of_norms(norms)
     is_odd = ratio is not None and not COLLAPSED < ratio < EXPLODED
     is_wild = jumps > JUMPY or _wrong_pairs(phase) > MANY_WRONG
-    if not (is_wild or late > lowest + LOWER_BEFORE or is_odd):
+    if not (is_wild or late > lowest + lower or is_odd):
         return None
     peak = max(values(rows, "learning_rate"), default=0.0)
     told = f", gradient norms {ratio:.2g} times those of the start" if ratio else ""
@@ -86,16 +89,18 @@ def _is_above(phase: Phase, limit: float | None) -> bool:
 
 
 def _jumps(phase: Phase, rows: list[Row]) -> float:
-    """How much the loss differs from row to row after the warm-up, beside samples of tokens."""
+    """How much the loss differs from row to row after the warm-up, beside samples of its size."""
     after = [row for row in rows if row["step"] > phase.warmup_steps and values([row], "loss")]
     if len(after) < MIN_ROWS:
         return 0.0
-    numbers = [max(1, row.get("num_masked_tokens", 1)) for row in after[1:]]
-    jumps = [
-        abs(b["loss"] - a["loss"]) * math.sqrt(number) / _NATS_OF_A_TOKEN
-        for a, b, number in zip(after, after[1:], numbers, strict=False)
-    ]
-    return median(jumps)
+    pairs = pairwise(after)
+    return median([abs(b["loss"] - a["loss"]) / _spread(b) for a, b in pairs])
+
+
+def _spread(row: Row) -> float:
+    """Standard deviation of the loss of a row, about, if it were a random sample."""
+    parts = (("num_masked_tokens", _NATS_OF_A_TOKEN), ("num_sequences", _NATS_OF_A_SEQUENCE))
+    return math.sqrt(sum(nats**2 / row[name] for name, nats in parts if row.get(name))) or 1.0
 
 
 def _wrong_pairs(phase: Phase) -> float:
