@@ -86,11 +86,11 @@ def attention_forward(
         keys = first + tl.arange(0, KEYS)
         key = load_tile(qkv + width, keys, length, 3 * width, SIZE)
         value = load_tile(qkv + 2 * width, keys, length, 3 * width, SIZE)
-        scores = tl.dot(query, tl.trans(key), input_precision="ieee") * SCALE
+        scores = tl.dot(query, tl.trans(key), input_precision="ieee")
         scores = tl.where(keys[None, :] < length, scores, -float("inf"))
-        new_highest = tl.maximum(highest, tl.max(scores, 1))
+        new_highest = tl.maximum(highest, tl.max(scores, 1) * SCALE)
         rescale = tl.exp2(highest - new_highest)
-        weights = tl.exp2(scores - new_highest[:, None])
+        weights = tl.exp2(scores * SCALE - new_highest[:, None])
         highest = new_highest
         total = total * rescale + tl.sum(weights, 1)
         if DROPS:

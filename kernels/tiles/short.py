@@ -23,10 +23,10 @@ def attention_forward(
     query = load_tile(qkv, tokens, length, 3 * width, SIZE)
     key = load_tile(qkv + width, tokens, length, 3 * width, SIZE)
     value = load_tile(qkv + 2 * width, tokens, length, 3 * width, SIZE)
-    scores = tl.dot(query, tl.trans(key), input_precision="ieee") * SCALE
+    scores = tl.dot(query, tl.trans(key), input_precision="ieee")
     scores = tl.where(tokens[None, :] < length, scores, -float("inf"))
-    highest = tl.max(scores, 1)
-    weights = tl.exp2(scores - highest[:, None])
+    highest = tl.max(scores, 1) * SCALE
+    weights = tl.exp2(scores * SCALE - highest[:, None])
     total = tl.sum(weights, 1)
     if DROPS:
         kept = keep_tile(tl.load(seed), start + tokens, 0, head, threshold, TOKENS)
