@@ -1,12 +1,11 @@
 """One healthy run and six sick ones, each small and real, and what their reports say first.
 
-    python benchmarks/sick_runs.py FOLDER TEXT... [--only NAME] [--golden FILE] [--recorded FILE]
+    python benchmarks/sick_runs.py FOLDER TEXT... [--only NAME] [--golden FILE]
 
 Texts are one sentence a line, a blank line between documents; several languages make pairs of
 segments easy to learn, so that a healthy run of minutes learns them. The wrong vocabulary is that
 of the last text, for the first one. What is in FOLDER already is not made again. `--golden` keeps
-rows and baselines for `tests/run_report`, `--recorded` the healthy curve for
-`ds_bert/run_report/recorded.json`. About half an hour on one core.
+rows and baselines for `tests/run_report`. About half an hour on one core.
 """
 
 import argparse
@@ -202,22 +201,6 @@ def golden(folder: Path, names: list[str]) -> dict[str, Any]:
     return found
 
 
-def recorded(run: Path) -> dict[str, Any]:
-    """The healthy run's course for `ds_bert/run_report/recorded.json`, means of two rows each."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    rows = [row for row in rows if row["kind"] == "train"]
-    pairs = list(zip(rows[::2], rows[1::2], strict=False))
-    record = json.loads((run / "config.json").read_text())
-    baselines = next(iter(json.loads((run / RECORD).read_text())["baselines"].values()))
-    return {
-        **{name: record["model_config"][name] for name in ("num_hidden_layers", "hidden_size")},
-        "batch_size": record["batch"]["train_batch_size"],
-        "unigram": baselines["unigram"],
-        "step": [b["step"] for _, b in pairs],
-        "mlm_loss": [short((a["mlm_loss"] + b["mlm_loss"]) / 2) for a, b in pairs],
-    }
-
-
 def short(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) and value < 1e6 else value
 
@@ -230,7 +213,6 @@ def main() -> int:
     parser.add_argument("texts", nargs="*")
     parser.add_argument("--only", action="append", choices=ARMS)
     parser.add_argument("--golden", type=Path)
-    parser.add_argument("--recorded", type=Path)
     parser.add_argument("--train", help=argparse.SUPPRESS)
     parser.add_argument("--slow", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -248,8 +230,6 @@ def main() -> int:
         verdict = "as expected" if told[0] == ARMS[name].expected else "WRONG"
         seconds = time.monotonic() - start
         print(f"{name:18} {verdict}: {'; '.join(told) or 'nothing'} ({seconds:.0f} s)", flush=True)
-    if args.recorded:
-        args.recorded.write_text(json.dumps([recorded(folder / "runs/healthy")]) + "\n")
     if args.golden:
         with gzip.GzipFile(args.golden, "wb", mtime=0) as file:
             file.write(json.dumps(golden(folder, names)).encode())

@@ -97,16 +97,6 @@ def number(pattern: str, text: str) -> float:
     return float(found[1].replace(",", ""))
 
 
-def losses(rows: list[dict[str, Any]]) -> list[tuple[int, float]]:
-    """Tokens seen, and the masked-LM loss of the rows of a log."""
-    found, tokens, before = [], 0.0, 0
-    for row in rows:
-        tokens += row["tokens_per_second"] * row["seconds_per_step"] * (row["step"] - before)
-        before = row["step"]
-        found.append((round(tokens), row["mlm_loss"]))
-    return found
-
-
 def measure(dataset: str, name: str) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         path = recipe(Path(folder), dataset, name)
@@ -133,10 +123,6 @@ def measure(dataset: str, name: str) -> dict[str, Any]:
             "peak": number(r"^peak (\d+)", done),
         },
         "dry_run_seconds": probed - began,
-        "layers": CASES[name][0],
-        "hidden_size": CASES[name][1],
-        "vocab_size": VOCABULARY,
-        "losses": losses(rows),
     }
     for what in ("seconds", "core_seconds", "memory"):
         predicted, measured = row[what]["predicted"], row[what]["measured"]

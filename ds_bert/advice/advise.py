@@ -8,13 +8,14 @@ from typing import Any
 from ds_bert import files, recipes
 from ds_bert.advice import rules
 from ds_bert.advice.corpus import Corpus
-from ds_bert.advice.recorded import expected_loss, recorded_runs
+from ds_bert.advice.recorded import expected_loss
 from ds_bert.advice.released import Released, model_of
 from ds_bert.config import SECTION
 from ds_bert.costs.contradictions import GOOD_EPOCHS
 from ds_bert.costs.hours import Speed
 from ds_bert.errors import ConfigurationError
 from ds_bert.model.pretrained import PRESETS
+from ds_bert.run_report.recorded import recorded_runs
 
 _SCRATCH = {128: "recipes/google_base_128", 512: "recipes/google_base_512"}
 _GO_ON = {128: "continue/seq128", 512: "continue/seq512"}

@@ -2,7 +2,7 @@
 
 Losses of two runs with different text and vocabulary can be compared beside the unigram entropy of
 each, and steps of different batches by sequences. So a recorded curve is moved by the difference
-of both entropies and stretched by the ratio of both batches. `benchmarks/sick_runs.py` records.
+of both entropies and stretched by the ratio of both batches. `benchmarks/record_run.py` records.
 """
 
 import json
@@ -29,7 +29,7 @@ def recorded_beside(phase: Phase, base: Baselines) -> list[Line]:
     if base.unigram is None or not phase.batch_size or is_other:
         return []
     found = []
-    for run in _recorded():
+    for run in recorded_runs():
         if _are_alike(run, phase.record.get("model_config", {})):
             steps = [step * run["batch_size"] / phase.batch_size for step in run["step"]]
             losses = [loss - run["unigram"] + base.unigram for loss in run["mlm_loss"]]
@@ -40,7 +40,11 @@ def recorded_beside(phase: Phase, base: Baselines) -> list[Line]:
 
 
 @cache
-def _recorded() -> list[dict[str, Any]]:
+def recorded_runs() -> list[dict[str, Any]]:
+    """Courses of runs from random weights, with the size of the model and of the batch.
+
+    Each has "step", "tokens" seen by then and "mlm_loss", of equal lengths.
+    """
     return json.loads(_FILE.read_text(encoding="utf-8"))
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 from data_util import exit_code
@@ -11,7 +10,7 @@ from training_util import make_data
 from ds_bert.advice import rules
 from ds_bert.advice.advise import advise, describe, recipe_of
 from ds_bert.advice.corpus import Corpus, of_text
-from ds_bert.advice.recorded import expected_loss, recorded_runs
+from ds_bert.advice.recorded import expected_loss
 from ds_bert.advice.released import model_of
 from ds_bert.commands.advise import main
 from ds_bert.commands.train import main as train
@@ -112,11 +111,11 @@ def test_other_lengths_are_refused():
 
 
 def test_losses_are_looked_up_and_not_guessed():
-    run = {"layers": 2, "hidden_size": 128, "vocab_size": 30_000, "losses": [[100, 9], [10_000, 5]]}
-    other = {**run, "losses": [[100, 9], [10_000, 7]]}
+    run = {"num_hidden_layers": 2, "hidden_size": 128, "vocab_size": 30_000}
+    run |= {"tokens": [100, 10_000], "mlm_loss": [9, 5]}
+    other = {**run, "mlm_loss": [9, 7]}
     found = expected_loss([run, other], 2, 128, 30_522, 1000)
     assert (found.lowest, found.highest, found.runs) == (pytest.approx(7), pytest.approx(8), 2)
-    assert recorded_runs(Path("nowhere.json")) == []
     for shape in ((2, 256, 30_522, 1000), (2, 128, 8000, 1000), (2, 128, 30_522, 20_000)):
         assert expected_loss([run], *shape) is None
 

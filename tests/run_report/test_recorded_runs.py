@@ -45,7 +45,7 @@ def test_a_healthy_run_is_left_alone(runs, share):
 def test_a_recorded_curve_is_moved_and_stretched(monkeypatch):
     run = {"num_hidden_layers": 2, "hidden_size": 64, "batch_size": 64, "unigram": 7.0}
     run |= {"step": [100, 200, 400, 800], "mlm_loss": [8.0, 7.0, 6.5, 6.0]}
-    monkeypatch.setattr(recorded, "_recorded", lambda: [run])
+    monkeypatch.setattr(recorded, "recorded_runs", lambda: [run])
     model = {"model_config": {"num_hidden_layers": 2, "hidden_size": 128}}
     own = Phase("run", healthy_rows(), record() | model)
     (line,) = recorded.recorded_beside(own, BASE)  # batches of 32, 1,000 steps, entropy 6.5
@@ -59,7 +59,7 @@ def test_a_recorded_curve_is_moved_and_stretched(monkeypatch):
 
 
 def test_our_own_recorded_runs():
-    for run in recorded._recorded():
-        assert len(run["step"]) == len(run["mlm_loss"]) > 20
+    for run in recorded.recorded_runs():
+        assert len(run["step"]) == len(run["tokens"]) == len(run["mlm_loss"]) > 20
         assert run["mlm_loss"][-1] < run["unigram"] < run["mlm_loss"][0]
         assert json.dumps(run)
