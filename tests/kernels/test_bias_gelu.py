@@ -11,6 +11,7 @@ from elementwise_util import (
     assert_same_bits_twice,
     results,
 )
+from gpu_marks import NEEDS_GPU
 
 TWIN = reference.bias_gelu
 pytestmark = [
@@ -44,8 +45,9 @@ def test_large_and_infinite_values_come_out_as_in_torch(approximate):
     assert_equal_where_finite(bias_gelu, TWIN, [x, torch.zeros(7)], approximate)
 
 
-def test_the_same_input_gives_the_same_bits(approximate):
-    assert_same_bits_twice(bias_gelu, inputs(20, 65), approximate)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
+def test_the_same_input_gives_the_same_bits(device, approximate):
+    assert_same_bits_twice(bias_gelu, inputs(20, 65, device=device), approximate)
 
 
 def test_compile_passes_through(approximate):

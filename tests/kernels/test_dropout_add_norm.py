@@ -54,12 +54,14 @@ def test_everything_dropped():
     assert not dx.any() and not dbias.any() and dresidual.any()
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
 @pytest.mark.parametrize("dropout", [0.1, 0.9])
-def test_forward_and_backward_drop_what_the_twin_drops(dropout):
-    ones, zeros = torch.ones(500), torch.zeros(500)
-    tensors = [torch.ones(8, 500), zeros, torch.zeros(8, 500), ones, zeros]
-    output, dx, *_ = results(dropout_add_layer_norm, tensors, EPS, dropout, SEED)
-    kept = keep_mask(SEED, 8, 500, dropout)
+def test_forward_and_backward_drop_what_the_twin_drops(device, dropout):
+    seed = SEED.to(device)
+    ones, zeros = torch.ones(500, device=device), torch.zeros(500, device=device)
+    tensors = [ones.expand(8, -1), zeros, zeros.expand(8, -1), ones, zeros]
+    output, dx, *_ = results(dropout_add_layer_norm, tensors, EPS, dropout, seed)
+    kept = keep_mask(seed, 8, 500, dropout)
     assert torch.equal(output > 0, kept)
     assert torch.equal(dx != 0, kept)
 

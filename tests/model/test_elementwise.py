@@ -4,15 +4,19 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from ds_bert_kernels import bias_gelu, dropout_add_norm, embeddings
 from ds_bert_kernels.reference import bias_gelu as plain_gelu
 from ds_bert_kernels.reference import dropout_add_norm as plain_norms
 from ds_bert_kernels.reference import embeddings as plain_embeddings
-from test_attention import masked_attention
-from test_encoder import CONFIG, counter, make_batch, num_graphs, run  # noqa: F401
+from gpu_marks import NEEDS_GPU
+from test_encoder import CONFIG, MICRO_BATCHES, counter, make_batch, num_graphs, run  # noqa: F401
 from transformers import BertConfig, BertModel
 
+from ds_bert.model import bert as bert_module
 from ds_bert.model import elementwise_choice
+from ds_bert.model.attention import memory_efficient_attention
+from ds_bert.model.bert import OBJECTIVES
 from ds_bert.model.elementwise import PLAIN, Elementwise
 from ds_bert.model.elementwise_choice import (
     choose_elementwise,
@@ -21,7 +25,6 @@ from ds_bert.model.elementwise_choice import (
     norm_candidate,
 )
 from ds_bert.model.encoder import Encoder
-from ds_bert.model.fp8 import fp8_linear
 
 CPU = torch.device("cpu")
 FUSED = Elementwise(dropout_add_norm, bias_gelu.bias_gelu, embeddings.embed)
@@ -62,22 +65,28 @@ def test_evaluation_draws_no_random_numbers():
 
 
 def test_fused_kernels_are_part_of_the_graph(counter):  # noqa: F811
-    bert = make_bert(num_hidden_layers=2).train()
-    compiled, plain = (
-        Encoder(masked_attention, fp8_linear, compiled=compiled, elementwise=FUSED)
-        for compiled in (True, False)
-    )
-    for lengths in [(5, 2), (3, 6)]:
-        results = []
-        for encode in (compiled, plain):
-            torch.manual_seed(1)
-            results.append(run(encode, bert, make_batch(*lengths)))
-        torch.testing.assert_close(*results)
+    """Forward and backward; tensors on the meta device hold no numbers."""
+    bert = make_bert(num_hidden_layers=2).train().to("meta", torch.bfloat16)
+    compiled = Encoder(memory_efficient_attention, F.linear, compiled=True, elementwise=FUSED)
+    for lengths in MICRO_BATCHES:
+        hidden, *gradients = run(compiled, bert, make_batch(*lengths, device="meta"))
+        assert hidden.shape == (sum(lengths), 32)
+        assert [g.shape for g in gradients] == [p.shape for p in bert.parameters()]
     assert num_graphs(counter) == 2  # the embeddings and one layer
 
 
 def test_nothing_is_tried_on_a_cpu():
     assert choose_elementwise(CPU, torch.float32, BertConfig(**CONFIG), False) == (PLAIN, [])
+
+
+def test_a_model_says_what_is_fused_and_leaves_modules_to_hooks(monkeypatch):
+    tried = lambda *_: (Elementwise(norms=plain_norms), ["fused GELU not used: slow"])  # noqa: E731
+    monkeypatch.setattr(bert_module, "choose_elementwise", tried)
+    model = OBJECTIVES["mlm"](BertConfig(**CONFIG))
+    assert model.prepare(CPU, torch.float32) == [
+        "looped_attention, fused norms", "fused GELU not used: slow"
+    ]  # fmt: skip
+    assert model.prepare(CPU, torch.float32, fused=False) == ["looped_attention"]
 
 
 @pytest.fixture
@@ -121,3 +130,22 @@ def test_a_kernel_that_does_not_run_is_refused(trial):
 
     candidate = CANDIDATES["norms"]()._replace(checked=broken)
     assert trial(candidate, 1.0, 2.0) == "no such instruction"
+
+
+@pytest.mark.parametrize("device", [pytest.param(torch.device("cuda"), marks=NEEDS_GPU)])
+def test_on_a_gpu_all_are_right_if_not_all_are_faster(device):
+    config = BertConfig(hidden_size=128, num_attention_heads=2, intermediate_size=512)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        _, refused = choose_elementwise(device, dtype, config, compiled=dtype == torch.bfloat16)
+        assert all("ms, what it would replace" in line for line in refused), refused
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=NEEDS_GPU)])
+def test_compiled_layers_on_a_gpu_compute_the_same(device):
+    torch._dynamo.reset()
+    bert, batch = make_bert(num_hidden_layers=2).eval().to(device), make_batch(5, 9, device=device)
+    plain, fused = (
+        run(Encoder(memory_efficient_attention, F.linear, compiled, kernels), bert, batch)
+        for compiled, kernels in ((False, PLAIN), (True, FUSED))
+    )
+    torch.testing.assert_close(fused, plain, rtol=1e-3, atol=1e-3)

@@ -101,6 +101,14 @@ def test_leading_dimensions_are_rows():
     assert all(map(torch.equal, found[2:], expected[2:]))
 
 
+def test_a_bias_may_be_left_to_a_later_kernel():
+    (x, weight, bias), grad = layer_inputs(16)
+    without = results(lambda x, weight: fp8_linear(x, weight, None), (x, weight), grad)
+    output, dx, dweight, _ = results(fp8_linear, (x, weight, bias), grad)
+    assert torch.equal(without[0] + bias, output)
+    assert torch.equal(without[1], dx) and torch.equal(without[2], dweight)
+
+
 def test_no_rows():
     inputs, grad = layer_inputs(0)
     found = results(fp8_linear, inputs, grad)
