@@ -20,19 +20,19 @@ for _name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
     os.environ.setdefault(_name, "64")
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`F.linear`; on a CPU from oneDNN, gradients too but for that of a 16-bit weight.
 
     Args:
         x: [T, K], on any device.
         weight: [N, K], dtype of x.
-        bias: [N], dtype of x.
+        bias: [N], dtype of x; None where a kernel adds it later.
 
     Returns:
         [T, N], dtype of x.
     """
     elsewhere = x.device.type != "cpu" or torch.compiler.is_compiling()
-    if elsewhere or torch.is_autocast_enabled("cpu") or not _is_right(x.dtype):
+    if elsewhere or bias is None or torch.is_autocast_enabled("cpu") or not _is_right(x.dtype):
         return F.linear(x, weight, bias)
     return _OneDnnProduct.apply(x, weight, bias)
 

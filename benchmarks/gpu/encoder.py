@@ -6,6 +6,7 @@ Errors are relative norms against the layer in float32 without dropout, in brack
 layer run operation by operation in bf16 (for fp8: in fp8). Speed is forward and backward with
 dropout 0.1 over 65,536 tokens; the stock layer pads, so it sees more positions where the lengths
 are real. The bound is the layer's twelve matrix products alone, in bf16.
+The fused element-wise kernels are checked and timed alone first: benchmarks/elementwise.py.
 """
 
 import sys
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from transformers import BertConfig
 
 require("numba", "ds_bert", "ds_bert_kernels")
+import elementwise
 from fp8 import fp8_problem
 from synthetic_data import lengths_of_batch
 from torch._dynamo.utils import counters
@@ -29,11 +31,12 @@ from transformers.models.bert.modeling_bert import BertLayer
 from ds_bert.fp8.layers import Fp8Layers
 from ds_bert.fp8.recipe import Fp8Recipe
 from ds_bert.model.attention import choose_attention, looped_attention
+from ds_bert.model.elementwise import PLAIN
 from ds_bert.model.encoder import Encoder, attention_length
 from ds_bert.model.flops import layer_flops
 
 BARS = {"title": "One encoder layer, 65,536 tokens", "value": "ms", "unit": "ms"}
-TOLERANCES = {"compiled": 1e-3, "compiled fp8": 1e-2}
+TOLERANCES = {"compiled": 1e-3, "compiled, fused": 1e-3, "compiled fp8": 1e-2}
 SIZES = {
     "BERT-large": {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16},
     "BERT-base": {},
@@ -105,13 +108,15 @@ def check(report: Report, name: str, config: BertConfig, attention, lengths: lis
     build = partial(problem.layer, training=False)
     exact = results(Encoder(looped_attention), build(torch.float32), problem)
     errors = partial(relative_errors, NAMES, exact=exact)
-    for fp8 in (False, True):
-        impl = "compiled fp8" if fp8 else "compiled"
+    for impl in TOLERANCES:
+        fp8 = impl == "compiled fp8"
         if reason := fp8 and fp8_problem(config, report.device):
             report.skip(name, impl, reason)
             continue
+        fused = elementwise.fused(config, report.smoke) if "fused" in impl else PLAIN
         plain = errors(results(Encoder(attention, F.linear), build(), problem, fp8))
-        encoder = Encoder(attention, F.linear, compiled=True)
+        encoder = Encoder(attention, F.linear, compiled=True, elementwise=fused)
+        torch._dynamo.reset()  # or the graph before attention would be found made
         before = counters["stats"]["unique_graphs"]
         found = errors(results(encoder, build(), problem, fp8))
         graphs = counters["stats"]["unique_graphs"] - before
@@ -182,15 +187,19 @@ def measure(report: Report, case: str, config: BertConfig, attention, lengths: l
     facts = {"flops": 3 * layer_flops(config, lengths), "tokens": sum(lengths)}
     bound = report.time(case, "12 matrix products", products(problem))
     limit = bound.median if bound else None
-    for impl, compiled, fp8 in (
-        ("ours, compiled", True, False),
-        ("ours, compiled, fp8", True, True),
-        ("ours, operation by operation", False, False),
+    fused = elementwise.fused(config, report.smoke)
+    for impl, compiled, fp8, kernels in (
+        ("ours, compiled", True, False, PLAIN),
+        ("ours, compiled, fused", True, False, fused),
+        ("ours, compiled, fp8", True, True, PLAIN),
+        ("ours, compiled, fused, fp8", True, True, fused),
+        ("ours, operation by operation", False, False, PLAIN),
+        ("ours, fused", False, False, fused),
     ):
         if reason := fp8 and fp8_problem(config, report.device):
             report.skip(case, impl, reason)
             continue
-        step = our_step(problem, Encoder(attention, F.linear, compiled), fp8)
+        step = our_step(problem, Encoder(attention, F.linear, compiled, kernels), fp8)
         report.time(case, impl, step, limit, **facts)
     report.time(case, "Hugging Face, eager, padded", stock_step(problem), limit, **facts)
 
@@ -202,6 +211,8 @@ def main() -> int:
     configs = {name: BertConfig(**size) for name, size in (TINY if report.smoke else SIZES).items()}
     num_tokens, checked = (100, 200) if report.smoke else (1 << 16, 4096)
     for name, config in configs.items():
+        for part in (elementwise.check, elementwise.measure):
+            report.attempt(f"element-wise, {name}", part, report, name, config)
         attention = attention_of(report, config, torch.bfloat16)
         lengths = lengths_of_batch("real", 64 if report.smoke else 512, checked)
         if config is next(iter(configs.values())):  # compiling takes long

@@ -60,7 +60,7 @@ PARTS = (
          "whether training works at all"),
     Part("products", 30, 60, ("torch", "numpy", CUDA),
          "the layers' matrix products by shape, bf16 and fp8", "the time model's rates"),
-    Part("attention", 45, 80, (*_MODEL, CUDA), "attention against float64, dropout 0 and 0.1",
+    Part("attention", 45, 80, (*_MODEL, *_GPU), "attention against float64, dropout 0 and 0.1",
          "the time model's attention"),
     Part("steps", 240, 300, (*_MODEL, *_GPU),
          "whole steps beside Hugging Face's, cell by cell while there is time, and profiles",
@@ -69,8 +69,9 @@ PARTS = (
          "the head's share"),
     Part("lamb", 25, 50, (*_KERNELS, *_GPU), "LAMB against float64, beside its bound",
          "the optimizer's share"),
-    Part("encoder", 60, 90, (*_MODEL, *_GPU), "one layer: compiled, fp8, beside its products",
-         "what compiling and fp8 give a layer"),
+    Part("encoder", 70, 100, (*_MODEL, *_GPU),
+         "fused element-wise kernels; one layer: compiled, fused, fp8, beside its products",
+         "what compiling, fusing and fp8 give a layer"),
 )  # fmt: skip
 IF_TIME_IS_LEFT = ("encoder",)  # nobody leaves time for these
 

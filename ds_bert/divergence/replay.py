@@ -100,7 +100,8 @@ def _load(name: str, found: dict[str, Any], device: torch.device) -> UnpaddedBer
     model, _ = load_model(name, OBJECTIVES[found["objective"]])
     model.to(device, getattr(torch, found["weight_dtype"])).train()
     fp8 = Fp8Recipe.read(found["fp8"])
-    model.prepare(device, getattr(torch, found["activation_dtype"]), False, fp8)
+    dtype = getattr(torch, found["activation_dtype"])
+    model.prepare(device, dtype, False, fp8, fused=False)
     if model.fp8 is not None and found.get("fp8_scales") is not None:
         model.fp8.scales.fix(torch.tensor(found["fp8_scales"]))
     return model

@@ -23,6 +23,8 @@ from ds_bert.fp8.recipe import Fp8Recipe
 from ds_bert.model.attention import choose_attention
 from ds_bert.model.batch import MASKED_TOKENS, SEQUENCES, Batch
 from ds_bert.model.dropout import replace_dropout
+from ds_bert.model.elementwise import PLAIN
+from ds_bert.model.elementwise_choice import choose_elementwise
 from ds_bert.model.encoder import Encoder
 from ds_bert.model.flops import training_flops
 
@@ -94,6 +96,7 @@ class UnpaddedBert(BertPreTrainedModel):
         dtype: torch.dtype,
         compile_layers: bool | None = None,
         fp8: Fp8Recipe | None = None,
+        fused: bool = True,
     ) -> list[str]:
         """Choose how the encoder runs on a device.
 
@@ -102,19 +105,22 @@ class UnpaddedBert(BertPreTrainedModel):
             dtype: of its activations.
             compile_layers: fuse with torch.compile; None: on CUDA.
             fp8: run the layers' matrix products in fp8; see `ds_bert.fp8.recipe.check_fp8`.
+            fused: try fused kernels on CUDA. They pass by the modules, and so by hooks on them.
 
         Returns:
-            what was chosen, in words, then why other attention kernels were not.
+            what was chosen, in words, then why other kernels were not.
         """
         heads, size = self.config.num_attention_heads, self.config.hidden_size
         attention, refused = choose_attention(device, dtype, heads, size // heads)
         compiled = device.type == "cuda" if compile_layers is None else compile_layers
+        tried = choose_elementwise(device, dtype, self.config, compiled) if fused else (PLAIN, [])
+        elementwise, slow = tried
         self.fp8 = None if fp8 is None else Fp8Layers(fp8, self.config, device)
-        self._encode = Encoder(attention, linear, compiled, self.fp8)
+        self._encode = Encoder(attention, linear, compiled, elementwise, self.fp8)
         chosen = [attention.__name__, *["compiled layers"] * compiled]
         if fp8 is not None:
             chosen.append(fp8.describe(self.config.num_hidden_layers))
-        return [", ".join(chosen), *refused]
+        return [", ".join([*chosen, *elementwise.names()]), *refused, *slow]
 
     def encode(self, batch: Batch) -> Tensor:
         """Hidden states [T, H] after the last layer, of the T tokens of a batch."""

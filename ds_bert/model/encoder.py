@@ -2,49 +2,17 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 from ds_bert_kernels.linear import linear as plain_linear
 from torch import Tensor, nn
 
-from ds_bert.fp8.layers import Fp8Layers
+from ds_bert.fp8.layers import Fp8Layer, Fp8Layers
 from ds_bert.model.attention import Attention, looped_attention
+from ds_bert.model.elementwise import PLAIN, Elementwise, Linear
 
-Linear = Callable[[Tensor, Tensor, Tensor], Tensor]  # input, weight, bias
 _LENGTH_STEP = 128  # attention's max_length is a multiple of this, so compiled code sees few values
-
-
-class Products(Protocol):
-    """A layer's linear layers; what they return has their outputs as its last dimension."""
-
-    def projections(self, x: Tensor, *modules: nn.Linear) -> Tensor:
-        """Several of the same input, their outputs side by side."""
-
-    def dense(self, x: Tensor, module: nn.Linear) -> Tensor:
-        """What attention's result goes through."""
-
-    def feed_forward(self, x: Tensor, first: nn.Linear, activation: Any, last: nn.Linear) -> Tensor:
-        """The two around an activation."""
-
-
-class PlainProducts(NamedTuple):
-    """All of them by one function."""
-
-    linear: Linear = plain_linear
-
-    def projections(self, x: Tensor, *modules: nn.Linear) -> Tensor:
-        """In one matrix product."""
-        weight = torch.cat([module.weight for module in modules])
-        return self.linear(x, weight, torch.cat([module.bias for module in modules]))
-
-    def dense(self, x: Tensor, module: nn.Linear) -> Tensor:
-        """See `Products`."""
-        return self.linear(x, module.weight, module.bias)
-
-    def feed_forward(self, x: Tensor, first: nn.Linear, activation: Any, last: nn.Linear) -> Tensor:
-        """See `Products`."""
-        return self.dense(activation(self.dense(x, first)), last)
 
 
 class Encoder:
@@ -55,6 +23,7 @@ class Encoder:
         linear: computes the layers' matrix products, as `F.linear` does.
         compiled: fuse each layer's element-wise work with torch.compile; one graph serves all
             layers and all numbers of tokens, another one the layers in fp8.
+        elementwise: what follows the products; see `ds_bert.model.elementwise_choice`.
         fp8: which layers run in fp8; None: none of them.
     """
 
@@ -63,37 +32,47 @@ class Encoder:
         attention: Attention = looped_attention,
         linear: Linear = plain_linear,
         compiled: bool = False,
+        elementwise: Elementwise = PLAIN,
         fp8: Fp8Layers | None = None,
     ):
         wrap: Callable[[Any], Any] = (
             partial(torch.compile, dynamic=True) if compiled else lambda f: f
         )
         self._embed, self._layer = wrap(_embed), wrap(_layer)
-        self._attention, self._plain, self._fp8 = attention, PlainProducts(linear), fp8
+        self._attention, self._linear, self._elementwise = attention, linear, elementwise
+        self._fp8 = fp8
 
     def __call__(self, bert: Any, batch: Any) -> Tensor:
         """Hidden states [T, H] of a `ds_bert.model.batch.Batch` in a `BertModel`."""
-        hidden = self._embed(
-            bert.embeddings, batch.input_ids, batch.token_type_ids, batch.position_ids
-        )
+        elementwise = self._running(batch.input_ids.device)
+        ids = (batch.input_ids, batch.token_type_ids, batch.position_ids)
+        seed = elementwise.embedding_seed(bert.embeddings)
+        hidden = self._embed(bert.embeddings, *ids, elementwise, seed)
         max_length = attention_length([batch.max_length])
         layers = bert.encoder.layer
         in_fp8 = [None] * len(layers) if self._fp8 is None else self._fp8.of(layers)
-        for layer, products in zip(layers, in_fp8, strict=True):
-            hidden = self.layer(layer, hidden, batch.cu_seqlens, max_length, products)
+        for layer, fp8 in zip(layers, in_fp8, strict=True):
+            hidden = self.layer(layer, hidden, batch.cu_seqlens, max_length, fp8)
         return hidden
 
     def layer(
         self,
-        layer: nn.Module,
+        layer: Any,
         hidden: Tensor,
         cu_seqlens: Tensor,
         max_length: int,
-        products: Products | None = None,
+        fp8: Fp8Layer | None = None,
     ) -> Tensor:
         """One layer of [T, H]; see `ds_bert.model.attention` for the borders of sequences."""
-        products = self._plain if products is None else products
-        return self._layer(layer, hidden, cu_seqlens, max_length, self._attention, products)
+        elementwise = self._running(hidden.device)
+        seeds = elementwise.norm_seeds(layer)
+        how = (self._attention, self._linear, elementwise, seeds, fp8)
+        return self._layer(layer, hidden, cu_seqlens, max_length, *how)
+
+    def _running(self, device: torch.device) -> Elementwise:
+        """Under autocast norms return fp32; the fused ones, being given 16 bits, return 16."""
+        autocast = device.type == "cuda" and torch.is_autocast_enabled("cuda")
+        return PLAIN if autocast else self._elementwise
 
 
 def attention_length(sequence_lengths: Iterable[int]) -> int:
@@ -101,9 +80,15 @@ def attention_length(sequence_lengths: Iterable[int]) -> int:
     return -(-max(sequence_lengths) // _LENGTH_STEP) * _LENGTH_STEP
 
 
-def _embed(embeddings: nn.Module, *ids: Tensor) -> Tensor:
-    input_ids, token_type_ids, position_ids = (part[None] for part in ids)
-    return embeddings(input_ids, token_type_ids, position_ids)[0]
+def _embed(
+    embeddings: nn.Module,
+    input_ids: Tensor,
+    token_type_ids: Tensor,
+    position_ids: Tensor,
+    elementwise: Elementwise,
+    seed: Tensor | None,
+) -> Tensor:
+    return elementwise.embed(embeddings, input_ids, token_type_ids, position_ids, seed)
 
 
 def _layer(
@@ -112,18 +97,28 @@ def _layer(
     cu_seqlens: Tensor,
     max_length: int,
     attention: Attention,
-    products: Products,
+    linear: Linear,
+    elementwise: Elementwise,
+    seeds: Tensor | None,
+    fp8: Fp8Layer | None,
 ) -> Tensor:
-    def add(block: Any, output: Tensor, residual: Tensor) -> Tensor:
-        return block.LayerNorm(block.dropout(output) + residual)
-
+    """Query, key and value come from one matrix product."""
     block = layer.attention.self
-    qkv = products.projections(hidden, block.query, block.key, block.value)
+    projections = (block.query, block.key, block.value)
+    if fp8 is None:
+        weight = torch.cat([projection.weight for projection in projections])
+        qkv = linear(hidden, weight, torch.cat([projection.bias for projection in projections]))
+    else:
+        qkv = fp8.projections(hidden, *projections)
     qkv = qkv.unflatten(-1, (3, block.num_attention_heads, -1))
     dropout = block.dropout.p if layer.training else 0.0
     context = attention(qkv, cu_seqlens, max_length, dropout)
-    first, last = layer.attention.output, layer.output
-    hidden = add(first, products.dense(context, first.dense), hidden)
-    inner = layer.intermediate
-    output = products.feed_forward(hidden, inner.dense, inner.intermediate_act_fn, last.dense)
-    return add(last, output, hidden)
+    end, inner = layer.attention.output, layer.intermediate
+    first, second = (None, None) if seeds is None else (seeds[:1], seeds[1:])
+    if fp8 is not None:  # GELU runs where its result is cast, between the two products
+        hidden, residual = elementwise.norm_twice(end, fp8.dense(end), context, hidden, first)
+        both = fp8.feed_forward(inner, layer.output)
+        return elementwise.norm(layer.output, both, hidden, residual, second)
+    hidden, residual = elementwise.norm_twice(end, linear, context, hidden, first)
+    activated = elementwise.activate(inner, linear, hidden)
+    return elementwise.norm(layer.output, linear, activated, residual, second)

@@ -88,7 +88,8 @@ def _examine_again(
     device = distributed.local_device()
     model.train()
     fp8 = None if model.fp8 is None else model.fp8.recipe
-    model.prepare(device, plan.activation_dtype, False, fp8)  # hooks want it uncompiled
+    # Hooks want layers that are neither compiled nor fused.
+    model.prepare(device, plan.activation_dtype, False, fp8, fused=False)
     if model.fp8 is not None:
         model.fp8.scales.fix(launched.fp8_scales)
     shares = [loss.item() for loss in launched.losses]

@@ -39,10 +39,11 @@ def test_measured_rows_override_assumptions(tmp_path):
 
     plain = assumed("H200", "expected")
     product = {"m": 65_536, "n": 3072, "k": 768, "dtype": "bfloat16", "tflops_per_second": 500}
-    attention = {"case": "BERT-base 512 full lengths", "impl": "flash_attention, dropout 0.1"}
+    attention = {"case": "BERT-base 512 full lengths", "impl": "flash, dropout 0.1"}
+    faster = attention | {"impl": "triton, dropout 0.1", "tflops_per_second": 100}
     square = dict.fromkeys("mnk", 8192) | {"dtype": "bfloat16", "tflops_per_second": 700}
     write_rows(tmp_path, "gpu_products", product, square)
-    write_rows(tmp_path, "gpu_attention", attention | {"tflops_per_second": 100})
+    write_rows(tmp_path, "gpu_attention", faster, attention | {"tflops_per_second": 80})
     write_rows(tmp_path, "gpu_lamb", {"case": "copy of 8 bytes", "bytes_per_second": 2.15e12})
     found = with_measurements(plain, tmp_path, "H200")
     assert len(found.notes) == len(plain.notes) + 4
@@ -80,6 +81,7 @@ def test_rows_of_another_gpu_say_nothing(tmp_path):
         ("pytorch_flash::flash_bwd_dq_dk_dv_loop_seqk_parallel_kernel", "attention"),
         ("nvjet_tst_256x128_64x4_2x1_v_bz_TNT", "products and head"),
         ("_rows_backward", "products and head"),
+        ("_norm_backward", "element-wise"),
         ("triton_red_fused__flash_attention_backward_native_layer_norm_4", "element-wise"),
         ("void at::native::vectorized_elementwise_kernel<4, FillFunctor>", "engine and optimizer"),
     ],
