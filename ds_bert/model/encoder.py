@@ -99,6 +99,8 @@ def _layer(
     context = attention(qkv, cu_seqlens, max_length, dropout)
     end, inner = layer.attention.output, layer.intermediate
     first, second = (None, None) if seeds is None else (seeds[:1], seeds[1:])
-    hidden, residual = elementwise.norm_twice(end, linear, context, hidden, first)
+    attended = elementwise.product(linear, context, end.dense)
+    hidden, residual = elementwise.norm_twice(end, *attended, hidden, first)
     activated = elementwise.activate(inner, linear, hidden)
-    return elementwise.norm(layer.output, linear, activated, residual, second)
+    fed_forward = elementwise.product(linear, activated, layer.output.dense)
+    return elementwise.norm(layer.output, *fed_forward, residual, second)
