@@ -33,7 +33,7 @@ setup(
     # The recipes are data only; `ds_bert/recipes.py` finds them.
     packages=[
         *find_packages(include=["ds_bert", "ds_bert.*"]),
-        *("ds_bert_kernels", "ds_bert_kernels.reference"),
+        *("ds_bert_kernels", "ds_bert_kernels.reference", "ds_bert_kernels.tiles"),
         "ds_bert_configs",
     ],
     package_dir={"ds_bert_kernels": "kernels", "ds_bert_configs": "ds_configs"},

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 HOUSE = ROOT / "ds_bert"
-KERNELS = (ROOT / "kernels", ROOT / "kernels" / "reference")
+KERNELS = (ROOT / "kernels", ROOT / "kernels" / "reference", ROOT / "kernels" / "tiles")
 # From the ground up. A room may import from itself and from those named before it.
 ROOMS = (
     # Single files, for all, and what the recipe may say.

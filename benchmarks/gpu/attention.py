@@ -2,9 +2,10 @@
 
     python benchmarks/gpu/attention.py [--smoke]
 
-Errors are relative norms against plain torch in float64, in brackets those of plain torch in the
-same dtype. Whether two runs give the same bits is told, not judged: FlashAttention's backward adds
-up with atomics. Speed is forward and backward over 65,536 tokens; operations are counted as in
+This project's kernels (triton) beside FlashAttention-2 (flash) and the memory-efficient operator of
+torch. Errors are relative norms against plain torch in float64, in brackets those of plain torch in
+the same dtype. Whether two runs give the same bits is told, not judged: FlashAttention's backward
+adds up with atomics. Speed is forward and backward over 65,536 tokens; operations are counted as in
 ds_bert/model/flops.py, and the backward as 2.5 times the forward.
 """
 
@@ -21,20 +22,27 @@ from torch import Tensor
 require("numba", "ds_bert", "ds_bert_kernels")
 from synthetic_data import lengths_of_batch
 
-from ds_bert.model.attention import flash_attention, looped_attention, memory_efficient_attention
+from ds_bert.model.attention import (
+    flash_attention,
+    looped_attention,
+    memory_efficient_attention,
+    triton_attention,
+)
 from ds_bert.model.flops import attention_flops
 
 BARS = {"title": "Attention, forward and backward, 65,536 tokens", "value": "ms", "unit": "ms"}
 # bf16 has three bits less than fp16; fp32 may go through split products of the tensor cores.
 TOLERANCES = {torch.float16: 3e-4, torch.bfloat16: 2.4e-3, torch.float32: 1e-5}
 LENGTHS = (1, 128, 256, 77, 2, 333, 511, 512)
+SHORT_LENGTHS = (1, 128, 77, 2, 127)  # for which there may be other kernels
 HEAD_SIZE = 64
 DROPOUT = 0.1
 KINDS = ("real", "full")
 HEADS = {"BERT-base": 12, "BERT-large": 16}
-# FlashAttention compares 8 random bits, so its rate is a multiple of this; the others' is exact.
-RESOLUTION = {flash_attention: 2**-8}
+# FlashAttention compares 8 random bits and triton 16, so their rates are multiples of these.
+RESOLUTION = {flash_attention: 2**-8, triton_attention: 2**-16}
 KERNELS = {
+    triton_attention: (torch.float16, torch.bfloat16),
     flash_attention: (torch.float16, torch.bfloat16),
     memory_efficient_attention: (torch.float16, torch.bfloat16, torch.float32),
 }
@@ -65,7 +73,7 @@ def check(report: Report, attention, dtype, heads: int, lengths) -> None:
         relative_errors(("output", "gradient"), run(kernel, qkv, borders, longest, 0.0), exact)
         for kernel in (looped_attention, attention)
     )
-    case = f"{name_of(attention)} {str(dtype)[6:]} {heads} heads"
+    case = f"{name_of(attention)} {str(dtype)[6:]} {heads} heads, to {longest}"
     report.check(case, found, plain, TOLERANCES[dtype])
 
 
@@ -98,8 +106,9 @@ def tell_determinism(report: Report, attention, dtype, heads: int, lengths) -> N
         ]
         words = " and ".join("same" if one else "not the same" for one in same)
         report.add(
-            f"       {name_of(attention):24} p {dropout}: forward and backward {words} bits",
-            case=f"determinism, p {dropout}",
+            f"       {name_of(attention):24} p {dropout}, to {max(lengths)}: "
+            f"forward and backward {words} bits",
+            case=f"determinism, p {dropout}, to {max(lengths)}",
             impl=name_of(attention),
             same_bits_forward=same[0],
             same_bits_backward=same[1],
@@ -126,18 +135,22 @@ def measure(report: Report, name: str, kind: str, longest: int, num_tokens: int,
 
 def main() -> int:
     report = start("gpu_attention", __doc__ or "", BARS)
-    kernels = {looped_attention: (torch.float32,)} if report.smoke else KERNELS
-    lengths = LENGTHS[:4] if report.smoke else LENGTHS * 4
+    smoke, kernels = report.smoke, KERNELS
+    if smoke:  # Triton's interpreter is slow
+        kernels = dict.fromkeys((looped_attention, triton_attention), (torch.float32,))
+    batches = [(1, 77), (129, 2)] if smoke else [SHORT_LENGTHS * 4, LENGTHS * 4]
     for attention, dtypes in kernels.items():
         attempt = partial(report.attempt, name_of(attention))
         for dtype in dtypes:
-            for heads in (2,) if report.smoke else HEADS.values():
-                attempt(check, report, attention, dtype, heads, lengths)
-        attempt(check_drop_rate, report, attention, dtypes[0], 2, 32 if report.smoke else 512)
-        attempt(tell_determinism, report, attention, dtypes[0], 2, lengths)
+            for heads in (2,) if smoke else HEADS.values():
+                for lengths in batches:
+                    attempt(check, report, attention, dtype, heads, lengths)
+        attempt(check_drop_rate, report, attention, dtypes[0], 2, 8 if smoke else 512)
+        for lengths in batches[:1] if smoke else batches:
+            attempt(tell_determinism, report, attention, dtypes[0], 2, lengths)
     cases = [(name, kind, size) for size in (512, 128) for name in HEADS for kind in KINDS]
-    for name, kind, size in cases[-1:] if report.smoke else cases:
-        num_tokens = 512 if report.smoke else 1 << 16
+    for name, kind, size in [("BERT-base", "full", 128)] if smoke else cases:
+        num_tokens = 128 if smoke else 1 << 16
         report.attempt("speed", measure, report, name, kind, size, num_tokens, kernels)
     return report.finish()
 

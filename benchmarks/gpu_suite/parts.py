@@ -60,7 +60,7 @@ PARTS = (
          "whether training works at all"),
     Part("products", 30, 60, ("torch", "numpy", CUDA),
          "the layers' matrix products by shape, bf16 and fp8", "the time model's rates"),
-    Part("attention", 45, 80, (*_MODEL, CUDA), "attention against float64, dropout 0 and 0.1",
+    Part("attention", 45, 80, (*_MODEL, *_GPU), "attention against float64, dropout 0 and 0.1",
          "the time model's attention"),
     Part("steps", 240, 300, (*_MODEL, *_GPU),
          "whole steps beside Hugging Face's, cell by cell while there is time, and profiles",

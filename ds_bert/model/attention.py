@@ -11,13 +11,28 @@ and returns [T, heads x head size]. The scores are scaled by head size ** -0.5.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
+from statistics import median
 
 import torch
+from ds_bert_kernels.reference.philox import draw_seeds
 from torch import Tensor
 
 from ds_bert.model.dropout import dropout as drop
 
 Attention = Callable[[Tensor, Tensor, int, float], Tensor]
+_TIMED_LENGTHS, _TIMED_TOKENS, _RUNS = (128, 512), 1 << 15, 10
+
+
+def triton_attention(qkv: Tensor, cu_seqlens: Tensor, max_length: int, dropout: float) -> Tensor:
+    """Kernels of this project, see `ds_bert_kernels.attention`: fp16 and bf16, head size 64.
+
+    What is dropped follows from a seed, which is drawn from torch's random state on the device.
+    """
+    from ds_bert_kernels.attention import varlen_attention  # needs triton
+
+    seed = draw_seeds(1, qkv.device) if dropout else None
+    return varlen_attention(qkv, cu_seqlens, max_length, dropout, seed)
 
 
 def flash_attention(qkv: Tensor, cu_seqlens: Tensor, max_length: int, dropout: float) -> Tensor:
@@ -68,36 +83,102 @@ def choose_attention(
 ) -> tuple[Attention, list[str]]:
     """The first kernel that runs there and agrees with plain torch, tried on a few sequences.
 
-    The operators belong to torch's inner workings and may change with its version, so they are
-    not trusted unseen.
+    Torch's operators belong to its inner workings and may change with its version, so they are not
+    trusted unseen. This project's kernels have to be faster, too.
 
     Returns:
-        the kernel, and a line for each one that was refused.
+        the kernel, and a line for each one that was refused and for what was measured.
     """
-    refused: list[str] = []
-    candidates = (flash_attention, memory_efficient_attention) if device.type == "cuda" else ()
-    for attention in candidates:
+    lines: list[str] = []
+    candidates = (triton_attention, flash_attention, memory_efficient_attention)
+    for attention in candidates if device.type == "cuda" else ():
         problem = find_problem(attention, device, dtype, num_heads, head_size)
+        if problem is None and attention is triton_attention:
+            is_faster, times = compare_speed(device, dtype, num_heads, head_size)
+            if is_faster:
+                return attention, [times]
+            problem = f"not faster, {times}"
         if problem is None:
-            return attention, refused
-        refused.append(f"{attention.__name__} not used: {problem}")
-    return looped_attention, refused
+            return attention, lines
+        lines.append(f"{attention.__name__} not used: {problem}")
+    return looped_attention, lines
+
+
+def compare_speed(
+    device: torch.device, dtype: torch.dtype, num_heads: int, head_size: int
+) -> tuple[bool, str]:
+    """Whether this project's kernels are faster than FlashAttention at each length, and times."""
+    is_faster, words = True, []
+    for length in _TIMED_LENGTHS:
+        ours, theirs = (
+            milliseconds(attention, length, device, dtype, num_heads, head_size)
+            for attention in (triton_attention, flash_attention)
+        )
+        is_faster = is_faster and ours < theirs
+        words.append(f"{length} tokens: triton {ours:.3f} ms, flash {theirs:.3f} ms")
+    return is_faster, ", ".join(words)
+
+
+def milliseconds(
+    attention: Attention,
+    length: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    num_heads: int,
+    head_size: int,
+) -> float:
+    """Time on a GPU of forward and backward with dropout, sequences of one length; inf if it fails.
+
+    Runs are queued behind a pause, so that what the host needs to launch them does not count.
+    """
+    shape = (_TIMED_TOKENS, 3, num_heads, head_size)
+    borders = torch.arange(0, _TIMED_TOKENS + 1, length, dtype=torch.int32, device=device)
+    try:
+        qkv = torch.randn(shape, dtype=dtype, device=device, requires_grad=True)
+        output = attention(qkv, borders, length, 0.1)
+        torch.autograd.grad(output, qkv, output)  # compiled and warm
+        torch.cuda.synchronize(device)
+        torch.cuda._sleep(1 << 25)  # cycles, some 20 ms
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(_RUNS + 1)]
+        events[0].record()
+        for event in events[1:]:
+            torch.autograd.grad(attention(qkv, borders, length, 0.1), qkv, output)
+            event.record()
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return float("inf")
+    return median(one.elapsed_time(other) for one, other in pairwise(events))
 
 
 def find_problem(
     attention: Attention, device: torch.device, dtype: torch.dtype, num_heads: int, head_size: int
 ) -> str | None:
     """What is wrong with a kernel's output or gradient, in words; None if nothing is."""
+    for lengths in ((1, 128, 77, 50), (300, 1, 129)):
+        problem = _problem_with(attention, lengths, device, dtype, num_heads, head_size)
+        if problem is not None:
+            return problem
+    return None
+
+
+def _problem_with(
+    attention: Attention,
+    lengths: tuple[int, ...],
+    device: torch.device,
+    dtype: torch.dtype,
+    num_heads: int,
+    head_size: int,
+) -> str | None:
     generator = torch.Generator().manual_seed(0)
-    lengths = (1, 128, 77, 50)
     shape = (sum(lengths), 3, num_heads, head_size)
     qkv = torch.randn(shape, generator=generator).to(device, dtype)
     cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
-    expected = _output_and_gradient(looped_attention, qkv.float(), cu_seqlens, 0.0)
+    batch = cu_seqlens, max(lengths)
+    expected = _output_and_gradient(looped_attention, qkv.float(), *batch, 0.0)
     try:
-        found = _output_and_gradient(attention, qkv, cu_seqlens, 0.0)
-        dropped = _output_and_gradient(attention, qkv, cu_seqlens, 0.1)
-    except (RuntimeError, TypeError, NotImplementedError, AttributeError) as error:
+        found = _output_and_gradient(attention, qkv, *batch, 0.0)
+        dropped = _output_and_gradient(attention, qkv, *batch, 0.1)
+    except Exception as error:  # whatever it is, the next kernel is tried
         return str(error).strip().split("\n")[0]
     limit = 1e-4 if dtype == torch.float32 else 3e-2
     wrong = max(map(_difference, found, expected))
@@ -108,10 +189,10 @@ def find_problem(
 
 
 def _output_and_gradient(
-    attention: Attention, qkv: Tensor, cu_seqlens: Tensor, dropout: float
+    attention: Attention, qkv: Tensor, cu_seqlens: Tensor, max_length: int, dropout: float
 ) -> tuple[Tensor, Tensor]:
     qkv = qkv.detach().requires_grad_()
-    output = attention(qkv, cu_seqlens, 128, dropout)
+    output = attention(qkv, cu_seqlens, max_length, dropout)
     output.square().sum().backward()
     assert qkv.grad is not None
     return output.detach(), qkv.grad

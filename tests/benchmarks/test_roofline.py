@@ -39,10 +39,11 @@ def test_measured_rows_override_assumptions(tmp_path):
 
     plain = assumed("H200", "expected")
     product = {"m": 65_536, "n": 3072, "k": 768, "dtype": "bfloat16", "tflops_per_second": 500}
-    attention = {"case": "BERT-base 512 full lengths", "impl": "flash_attention, dropout 0.1"}
+    attention = {"case": "BERT-base 512 full lengths", "impl": "flash, dropout 0.1"}
+    faster = attention | {"impl": "triton, dropout 0.1", "tflops_per_second": 100}
     square = dict.fromkeys("mnk", 8192) | {"dtype": "bfloat16", "tflops_per_second": 700}
     write_rows(tmp_path, "gpu_products", product, square)
-    write_rows(tmp_path, "gpu_attention", attention | {"tflops_per_second": 100})
+    write_rows(tmp_path, "gpu_attention", faster, attention | {"tflops_per_second": 80})
     write_rows(tmp_path, "gpu_lamb", {"case": "copy of 8 bytes", "bytes_per_second": 2.15e12})
     found = with_measurements(plain, tmp_path, "H200")
     assert len(found.notes) == len(plain.notes) + 4

@@ -12,6 +12,7 @@ from ds_bert.model.attention import (
     flash_attention,
     looped_attention,
     memory_efficient_attention,
+    triton_attention,
 )
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -54,12 +55,12 @@ def test_dropout_keeps_the_mean():
     assert draws.std(0).min() > 0
 
 
-@pytest.mark.parametrize("kernel", [flash_attention, memory_efficient_attention])
-def test_operators_of_torch_take_the_arguments(kernel):
+@pytest.mark.parametrize("kernel", [flash_attention, memory_efficient_attention, triton_attention])
+def test_operators_take_the_arguments(kernel):
     """Their shapes and derivatives, without a GPU: tensors on the meta device hold no numbers."""
-    qkv = torch.empty(44, 3, 2, 16, device="meta", dtype=torch.bfloat16, requires_grad=True)
+    qkv = torch.empty(44, 3, 2, 64, device="meta", dtype=torch.bfloat16, requires_grad=True)
     output = kernel(qkv, torch.empty(5, device="meta", dtype=torch.int32), 128, 0.1)
-    assert output.shape == (44, 32)
+    assert output.shape == (44, 128)
     output.sum().backward()
     assert qkv.grad.shape == qkv.shape
 
@@ -86,15 +87,67 @@ def test_bad_kernels_have_one():
 
 def test_choice_falls_through_the_chain(monkeypatch):
     assert choose_attention(CPU, torch.bfloat16, 2, 16) == (looped_attention, [])
-    problems = {flash_attention: "too old", memory_efficient_attention: None}
+    problems = {triton_attention: None, flash_attention: None, memory_efficient_attention: None}
+    times = {triton_attention: 1.0, flash_attention: 1.5}
     monkeypatch.setattr(attention, "find_problem", lambda kernel, *_: problems[kernel])
-    chosen, refused = choose_attention(CUDA, torch.bfloat16, 2, 16)
+    monkeypatch.setattr(attention, "milliseconds", lambda kernel, *_: times[kernel])
+
+    def choice():
+        return choose_attention(CUDA, torch.bfloat16, 2, 16)
+
+    measured = "128 tokens: triton 1.000 ms, flash 1.500 ms, 512 tokens: triton 1.000 ms"
+    assert choice() == (triton_attention, [f"{measured}, flash 1.500 ms"])
+    times[flash_attention] = 0.5
+    chosen, lines = choice()
+    assert chosen is flash_attention
+    assert lines[0].startswith("triton_attention not used: not faster, 128 tokens: triton 1.000 ms")
+    problems |= {triton_attention: "no compiler", flash_attention: "too old"}
+    chosen, lines = choice()
     assert chosen is memory_efficient_attention
-    assert refused == ["flash_attention not used: too old"]
+    assert lines == [
+        "triton_attention not used: no compiler", "flash_attention not used: too old"
+    ]  # fmt: skip
     problems[memory_efficient_attention] = "too new"
-    chosen, refused = choose_attention(CUDA, torch.bfloat16, 2, 16)
+    chosen, lines = choice()
     assert chosen is looped_attention
-    assert len(refused) == 2
+    assert len(lines) == 3
+
+
+def test_slow_at_one_length_is_not_faster(monkeypatch):
+    def slow_at_128(kernel, length, *_):
+        return 2.0 if (kernel, length) == (triton_attention, 128) else 1.0 + (length == 512)
+
+    monkeypatch.setattr(attention, "milliseconds", slow_at_128)
+    assert attention.compare_speed(CUDA, torch.bfloat16, 2, 16)[0] is False
+
+
+def test_what_cannot_be_timed_takes_for_ever():
+    def fails(qkv, cu_seqlens, max_length, dropout):
+        raise RuntimeError("out of memory")
+
+    arguments = (128, CPU, torch.float32, 1, 16)
+    assert attention.milliseconds(fails, *arguments) == float("inf")
+
+
+def test_each_call_of_the_triton_kernels_drops_others():
+    generator = torch.Generator().manual_seed(5)
+    qkv = torch.randn(9, 3, 1, 64, generator=generator)
+    cu_seqlens = torch.tensor([0, 4, 9], dtype=torch.int32)
+    torch.manual_seed(0)
+    first, second = (triton_attention(qkv, cu_seqlens, 128, 0.5) for _ in range(2))
+    assert not torch.equal(first, second)
+    torch.manual_seed(0)
+    assert torch.equal(triton_attention(qkv, cu_seqlens, 128, 0.5), first)
+    plain = looped_attention(qkv, cu_seqlens, 128, 0.0)
+    torch.testing.assert_close(triton_attention(qkv, cu_seqlens, 128, 0.0), plain)
+
+
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(d, marks=NEEDS_GPU) for d in (torch.bfloat16, torch.float16)]
+)
+def test_triton_attention_on_a_gpu(dtype):
+    assert find_problem(triton_attention, CUDA, dtype, 12, 64) is None
+    assert "inf" not in attention.compare_speed(CUDA, dtype, 12, 64)[1]
 
 
 @pytest.mark.parametrize(

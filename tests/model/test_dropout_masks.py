@@ -12,7 +12,12 @@ from gpu_marks import NEEDS_GPU
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from ds_bert.model.attention import flash_attention, looped_attention, memory_efficient_attention
+from ds_bert.model.attention import (
+    flash_attention,
+    looped_attention,
+    memory_efficient_attention,
+    triton_attention,
+)
 from ds_bert.model.dropout import replace_dropout
 from ds_bert.model.encoder import Encoder
 
@@ -100,6 +105,7 @@ DEVICES = [
     pytest.param("cpu", torch.bfloat16, looped_attention, id="cpu bf16"),
     pytest.param("cuda", torch.float32, memory_efficient_attention, id="cuda", marks=NEEDS_GPU),
     pytest.param("cuda", torch.bfloat16, flash_attention, id="cuda bf16", marks=NEEDS_GPU),
+    pytest.param("cuda", torch.bfloat16, triton_attention, id="cuda triton", marks=NEEDS_GPU),
 ]
 
 

@@ -11,7 +11,11 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import BertConfig, BertModel
 
 from ds_bert.model import encoder
-from ds_bert.model.attention import flash_attention, memory_efficient_attention
+from ds_bert.model.attention import (
+    flash_attention,
+    memory_efficient_attention,
+    triton_attention,
+)
 from ds_bert.model.encoder import Encoder
 from ds_bert.model.fp8 import fp8_linear
 
@@ -79,14 +83,15 @@ def test_compiled_layers_are_one_graph(bert, linear, counter):
     assert num_graphs(counter) == 2  # the embeddings and one layer
 
 
-@pytest.mark.parametrize("kernel", [flash_attention, memory_efficient_attention])
-def test_attention_of_a_gpu_is_part_of_the_graph(bert, kernel, counter):
+@pytest.mark.parametrize("kernel", [flash_attention, memory_efficient_attention, triton_attention])
+def test_attention_of_a_gpu_is_part_of_the_graph(kernel, counter):
     """With dropout, forward and backward; tensors on the meta device hold no numbers."""
-    bert.train().to("meta", torch.bfloat16)
+    config = BertConfig(**CONFIG | {"hidden_size": 128})  # of heads of 64
+    bert = BertModel(config, add_pooling_layer=False).train().to("meta", torch.bfloat16)
     compiled = Encoder(kernel, compiled=True)
     for lengths in MICRO_BATCHES:
         hidden, *gradients = run(compiled, bert, make_batch(*lengths, device="meta"))
-        assert hidden.shape == (sum(lengths), 32)
+        assert hidden.shape == (sum(lengths), 128)
         assert [g.shape for g in gradients] == [p.shape for p in bert.parameters()]
     assert num_graphs(counter) == 2
 
