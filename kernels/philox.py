@@ -29,28 +29,13 @@ def random_bits(seed, counter0, counter1, counter2):
 
 
 @triton.jit
-def keep_masks(seed, counter0, counter1, counter2, threshold):
-    """Four independent masks for each counter: true where an element is kept.
-
-    Args:
-        seed: int64 scalar; so the counters, see `random_bits`.
-        counter0: int32.
-        counter1: int32.
-        counter2: int32.
-        threshold: int32 scalar, `ds_bert_kernels.reference.philox.threshold(dropout)`.
-    """
-    first, second, third, fourth = random_bits(seed, counter0, counter1, counter2)
-    return first >= threshold, second >= threshold, third >= threshold, fourth >= threshold
-
-
-@triton.jit
 def keep_row(seed, row, threshold, BLOCK: tl.constexpr):
     """Mask [BLOCK] of the first columns of a row; twin: `keep_mask` of `reference/philox.py`.
 
     Args:
         seed: int64 scalar.
         row: int32 scalar.
-        threshold: as in `keep_masks`.
+        threshold: int32 scalar, `ds_bert_kernels.reference.philox.threshold(dropout)`.
         BLOCK: a power of two, at least 4.
     """
     first, second, third, fourth = random_bits(seed, tl.arange(0, BLOCK // 4), row, 0)

@@ -1,6 +1,6 @@
 """The layers of a model that run in fp8, and what they keep from step to step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,17 +11,12 @@ from ds_bert.fp8.recipe import DELAYED, Fp8Recipe
 from ds_bert.fp8.scales import Scales
 from ds_bert.fp8.weights import Weights
 
-Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # input, weight, bias
 # The `approximate` of `F.gelu` by transformers' names; other activations stay apart from the cast.
 GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 
 
 class Fp8Layer(NamedTuple):
-    """The products of one layer, for one forward pass.
-
-    Those with a `Linear` for their result are given weight and bias, take the weight in fp8
-    instead, and leave the bias to a later kernel where it is None.
-    """
+    """The products of one layer, for one forward pass."""
 
     qkv: Operands
     context: Operands
@@ -33,22 +28,15 @@ class Fp8Layer(NamedTuple):
         """Query, key and value side by side."""
         return linear(x, modules, self.qkv)
 
-    def dense(self, block: Any) -> Linear:
-        """The product of the block that ends a layer's attention."""
-        return lambda x, _, bias: linear(x, [block.dense], self.context, bias is not None)
+    def dense(self, x: Tensor, module: nn.Linear) -> Tensor:
+        """What attention's result goes through."""
+        return linear(x, [module], self.context)
 
-    def feed_forward(self, inner: Any, last: Any) -> Linear:
-        """From the feed-forward block's input to its last product, whose bias may be left out."""
-
-        def both(x: Tensor, _: Tensor, bias: Tensor | None) -> Tensor:
-            has_bias = bias is not None
-            if self.gelu is not None:
-                modules, operands = (inner.dense, last.dense), (self.inner, self.output)
-                return feed_forward(x, modules, operands, self.gelu, has_bias)
-            activated = inner.intermediate_act_fn(linear(x, [inner.dense], self.inner))
-            return linear(activated, [last.dense], self.output, has_bias)
-
-        return both
+    def feed_forward(self, x: Tensor, first: nn.Linear, activation: Any, last: nn.Linear) -> Tensor:
+        """The two layers around an activation."""
+        if self.gelu is None:
+            return linear(activation(linear(x, [first], self.inner)), [last], self.output)
+        return feed_forward(x, (first, last), (self.inner, self.output), self.gelu)
 
 
 class Fp8Layers:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from ds_bert_kernels.reference.fp8_cast import Cast
 from torch import Tensor, nn
 
 from ds_bert.fp8.cast import cast, cast_gradient
@@ -35,9 +34,7 @@ class Operands(NamedTuple):
     fast: bool
 
 
-def linear(
-    x: Tensor, modules: Sequence[nn.Linear], operands: Operands, has_bias: bool = True
-) -> Tensor:
+def linear(x: Tensor, modules: Sequence[nn.Linear], operands: Operands) -> Tensor:
     """The outputs of linear layers side by side, with forward and backward products in fp8.
 
     An infinity or NaN in an input makes every result computed from it non-finite, so that a check
@@ -47,15 +44,12 @@ def linear(
         x: [T, K] bf16 (fp32 on the CPU), T at least 1.
         modules: whose parameters get the gradients.
         operands: made of those modules.
-        has_bias: add the biases; else they get no gradients either.
 
     Returns:
         [T, N], dtype of x.
     """
-    weights, biases = _parameters(modules)
-    parameters = [*weights, *biases] if has_bias else weights
-    options = (operands, has_bias, torch.is_grad_enabled())
-    return _Linear.apply(x, *_probes(operands), *options, *parameters)
+    probes, train = _probes(operands), torch.is_grad_enabled()
+    return _Linear.apply(x, *probes, operands, train, *_parameters(modules))
 
 
 def feed_forward(
@@ -63,7 +57,6 @@ def feed_forward(
     modules: tuple[nn.Linear, nn.Linear],
     operands: tuple[Operands, Operands],
     activation: str,
-    has_bias: bool = True,
 ) -> Tensor:
     """Two linear layers with a GELU between them, which is computed where its result is cast.
 
@@ -72,15 +65,12 @@ def feed_forward(
         modules: of K to I and I to N numbers.
         operands: made of those modules.
         activation: the `approximate` of `F.gelu`.
-        has_bias: add the second bias; else it gets no gradient either.
 
     Returns:
         [T, N], dtype of x.
     """
-    weights, (first, second) = _parameters(modules)
-    parameters = [*weights, first, second] if has_bias else [*weights, first]
-    options = (*operands, activation, has_bias, torch.is_grad_enabled())
-    return _FeedForward.apply(x, *_probes(*operands), *options, *parameters)
+    inputs = (x, *_probes(*operands), *operands, activation, torch.is_grad_enabled())
+    return _FeedForward.apply(*inputs, *_parameters(modules))
 
 
 def _probes(*operands: Operands) -> list[Tensor]:
@@ -88,9 +78,9 @@ def _probes(*operands: Operands) -> list[Tensor]:
     return [probe for place in places for probe in (place.x_probe, place.grad_probe)]
 
 
-def _parameters(modules: Sequence[nn.Linear]) -> tuple[list[Tensor], list[Tensor]]:
-    """Weights and biases: the cast weights are used, but these get the gradients."""
-    return [module.weight for module in modules], [module.bias for module in modules]
+def _parameters(modules: Sequence[nn.Linear]) -> list[Tensor]:
+    """Weights, then biases: the cast weights are used, but these get the gradients."""
+    return [*(module.weight for module in modules), *(module.bias for module in modules)]
 
 
 class _Linear(torch.autograd.Function):
@@ -101,17 +91,15 @@ class _Linear(torch.autograd.Function):
         x_probe: Tensor,
         grad_probe: Tensor,
         operands: Operands,
-        has_bias: bool,
         train: bool,
         *parameters: Tensor,
     ) -> Tensor:
         weight, place, ctx.fast = operands
         made = cast(x, place.x, place.own, transpose=train)
-        weights = parameters[: len(parameters) // 2] if has_bias else parameters
-        ctx.sizes, ctx.has_bias = [tensor.shape[0] for tensor in weights], has_bias
+        ctx.sizes = [tensor.shape[0] for tensor in parameters[: len(parameters) // 2]]
         of_x = (made.columns, made.scale, made.amax)
         ctx.save_for_backward(*of_x, weight.columns, weight.scale, place.grad, place.own)
-        return _product(made, weight, x.dtype, has_bias)
+        return _product(made.rows, made.scale, weight.rows, weight.scale, weight.bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:  # type: ignore[override]
@@ -119,9 +107,8 @@ class _Linear(torch.autograd.Function):
         made = cast_gradient(grad.contiguous(), grad_scale, own)
         grad_x = _back(made.rows, made.scale, weight, weight_scale, grad, ctx.fast)
         of_weight = _back(made.columns, made.scale, columns, scale, grad, ctx.fast)
-        of_biases = made.sums.split(ctx.sizes) if ctx.has_bias else ()
-        parts = (*of_weight.split(ctx.sizes), *of_biases)
-        return grad_x, amax, made.amax, None, None, None, *parts
+        parts = (*of_weight.split(ctx.sizes), *made.sums.split(ctx.sizes))
+        return grad_x, amax, made.amax, None, None, *parts
 
 
 class _FeedForward(torch.autograd.Function):
@@ -136,22 +123,21 @@ class _FeedForward(torch.autograd.Function):
         first: Operands,
         second: Operands,
         activation: str,
-        has_bias: bool,
         train: bool,
         *parameters: Tensor,
     ) -> Tensor:
         weight_1, place_1, ctx.fast = first
         weight_2, place_2, _ = second
         made = cast(x, place_1.x, place_1.own, transpose=train)
-        inner = _product(made, weight_1, x.dtype, True)
+        inner = _product(made.rows, made.scale, weight_1.rows, weight_1.scale, weight_1.bias)
         middle = cast(inner, place_2.x, place_2.own, activation=activation, transpose=train)
-        ctx.activation, ctx.has_bias = activation, has_bias
+        ctx.activation = activation
         ctx.save_for_backward(
             *(made.columns, made.scale, made.amax, weight_1.columns, weight_1.scale, place_1.grad),
             *(middle.columns, middle.scale, middle.amax, weight_2.columns, weight_2.scale),
             *(place_2.grad, inner, place_1.own),
         )
-        return _product(middle, weight_2, x.dtype, has_bias)
+        return _product(middle.rows, middle.scale, weight_2.rows, weight_2.scale, weight_2.bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:  # type: ignore[override]
@@ -167,28 +153,22 @@ class _FeedForward(torch.autograd.Function):
         grad_x = _back(made_1.rows, made_1.scale, weight_1, weight_1_scale, grad, ctx.fast)
         of_weight_1 = _back(made_1.columns, made_1.scale, x, x_scale, grad, ctx.fast)
         maxima = (x_amax, made_1.amax, middle_amax, made_2.amax)
-        parameters = (of_weight_1, of_weight_2, made_1.sums, *[made_2.sums] * ctx.has_bias)
-        return grad_x, *maxima, None, None, None, None, None, *parameters
+        parameters = (of_weight_1, of_weight_2, made_1.sums, made_2.sums)
+        return grad_x, *maxima, None, None, None, None, *parameters
 
 
-def _product(made: Cast, weight: Weight, dtype: torch.dtype, has_bias: bool) -> Tensor:
-    """Product of rows and a weight, plus its bias.
+def _product(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, bias: Tensor) -> Tensor:
+    """Product a b^T of a [M, I] and b [N, I], plus a bias [N].
 
     Fast accumulation keeps partial sums in fewer bits: good enough for outputs.
     """
     return torch._scaled_mm(
-        made.rows,
-        weight.rows.t(),
-        made.scale,
-        weight.scale,
-        bias=weight.bias if has_bias else None,
-        out_dtype=dtype,
-        use_fast_accum=True,
+        a, b.t(), a_scale, b_scale, bias=bias, out_dtype=bias.dtype, use_fast_accum=True
     )
 
 
 def _back(
     a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, like: Tensor, fast: bool
 ) -> Tensor:
-    """Product a b^T of a [M, I] and b [N, I], in the dtype of `like`."""
+    """The same without a bias, in the dtype of `like`."""
     return torch._scaled_mm(a, b.t(), a_scale, b_scale, out_dtype=like.dtype, use_fast_accum=fast)

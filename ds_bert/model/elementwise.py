@@ -58,24 +58,28 @@ class Elementwise:
             -1 if padding is None else padding,
         )  # fmt: skip
 
-    def norm(
-        self, block: Any, linear: Linear, x: Tensor, residual: Tensor, seed: Tensor | None
-    ) -> Tensor:
-        """The end of a block, [T, H] of [T, K]: product, bias, dropout, addition, LayerNorm."""
+    def product(self, linear: Linear, x: Tensor, module: Any) -> tuple[Tensor, Tensor | None]:
+        """What `norm` begins with: a linear layer, and its bias if that is left to `norm`."""
         if self.norms is None:
-            product = linear(x, block.dense.weight, block.dense.bias)
-            return block.LayerNorm(block.dropout(product) + residual)
-        return self.norms.dropout_add_layer_norm(*_operands(block, linear, x, residual, seed))
+            return linear(x, module.weight, module.bias), None
+        return linear(x, module.weight, None), module.bias
+
+    def norm(
+        self, block: Any, x: Tensor, bias: Tensor | None, residual: Tensor, seed: Tensor | None
+    ) -> Tensor:
+        """The end of a block, [T, H] of [T, H]: bias, dropout, addition, LayerNorm."""
+        if self.norms is None:
+            return block.LayerNorm(block.dropout(x) + residual)
+        return self.norms.dropout_add_layer_norm(x, bias, residual, *_vectors(block), seed)
 
     def norm_twice(
-        self, block: Any, linear: Linear, x: Tensor, residual: Tensor, seed: Tensor | None
+        self, block: Any, x: Tensor, bias: Tensor | None, residual: Tensor, seed: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """`norm` under two names, for a product and for the next residual."""
         if self.norms is None:
-            hidden = self.norm(block, linear, x, residual, seed)
+            hidden = self.norm(block, x, bias, residual, seed)
             return hidden, hidden
-        operands = _operands(block, linear, x, residual, seed)
-        return self.norms.dropout_add_layer_norm_twice(*operands)
+        return self.norms.dropout_add_layer_norm_twice(x, bias, residual, *_vectors(block), seed)
 
     def activate(self, block: Any, linear: Linear, x: Tensor) -> Tensor:
         """The beginning of the feed-forward block, [T, N] of [T, H]: product, bias, activation."""
@@ -99,9 +103,6 @@ def _dropout(block: Any) -> float:
     return block.dropout.p if block.dropout.training else 0.0
 
 
-def _operands(
-    block: Any, linear: Linear, x: Tensor, residual: Tensor, seed: Tensor | None
-) -> tuple[Any, ...]:
-    norm, product = block.LayerNorm, linear(x, block.dense.weight, None)
-    vectors = (norm.weight, norm.bias, norm.eps)
-    return product, block.dense.bias, residual, *vectors, _dropout(block), seed
+def _vectors(block: Any) -> tuple[Any, ...]:
+    norm = block.LayerNorm
+    return norm.weight, norm.bias, norm.eps, _dropout(block)

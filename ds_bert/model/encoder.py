@@ -113,12 +113,15 @@ def _layer(
     qkv = qkv.unflatten(-1, (3, block.num_attention_heads, -1))
     dropout = block.dropout.p if layer.training else 0.0
     context = attention(qkv, cu_seqlens, max_length, dropout)
-    end, inner = layer.attention.output, layer.intermediate
+    end, inner, last = layer.attention.output, layer.intermediate, layer.output
     first, second = (None, None) if seeds is None else (seeds[:1], seeds[1:])
-    if fp8 is not None:  # GELU runs where its result is cast, between the two products
-        hidden, residual = elementwise.norm_twice(end, fp8.dense(end), context, hidden, first)
-        both = fp8.feed_forward(inner, layer.output)
-        return elementwise.norm(layer.output, both, hidden, residual, second)
-    hidden, residual = elementwise.norm_twice(end, linear, context, hidden, first)
+    if fp8 is not None:  # products that add their own biases, with GELU where its result is cast
+        attended = fp8.dense(context, end.dense)
+        hidden, residual = elementwise.norm_twice(end, attended, None, hidden, first)
+        output = fp8.feed_forward(hidden, inner.dense, inner.intermediate_act_fn, last.dense)
+        return elementwise.norm(last, output, None, residual, second)
+    product = elementwise.product(linear, context, end.dense)
+    hidden, residual = elementwise.norm_twice(end, *product, hidden, first)
     activated = elementwise.activate(inner, linear, hidden)
-    return elementwise.norm(layer.output, linear, activated, residual, second)
+    product = elementwise.product(linear, activated, last.dense)
+    return elementwise.norm(last, *product, residual, second)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 def dropout_add_layer_norm(
     x: Tensor,
-    bias: Tensor,
+    bias: Tensor | None,
     residual: Tensor,
     weight: Tensor,
     norm_bias: Tensor,
@@ -22,7 +22,7 @@ def dropout_add_layer_norm(
 
     Args:
         x: [T, H], floating point; T may be 0.
-        bias: [H], added to every row.
+        bias: [H], added to every row; None: x has it.
         residual: [T, H], dtype of x.
         weight: [H] of LayerNorm.
         norm_bias: [H] of LayerNorm.
@@ -35,7 +35,7 @@ def dropout_add_layer_norm(
 
     Source: Devlin et al. 2019, appendix A.2; Ba et al. 2016, "Layer Normalization".
     """
-    branch = x + bias
+    branch = x if bias is None else x + bias
     if dropout:
         kept = philox.keep_mask(seed, *x.shape, dropout)
         branch = torch.where(kept, branch * philox.scale(dropout), 0.0)

@@ -58,10 +58,9 @@ def test_bytes_of_a_token_and_launches(monkeypatch):
     x = torch.randn(T, H).to(torch.bfloat16).requires_grad_()
     own = layer.attention.self
     qkv = products.projections(x, own.query, own.key, own.value)
-    end, last = layer.attention.output, layer.output
-    context = products.dense(end)(qkv[:, :H], None, end.dense.bias)
-    both = products.feed_forward(layer.intermediate, last)
-    last = both(context, None, last.dense.bias)
+    context = products.dense(qkv[:, :H], layer.attention.output.dense)
+    inner = layer.intermediate
+    last = products.feed_forward(context, inner.dense, None, layer.output.dense)
     forward = sum(launches)
     last.sum().backward()
     # Of 7 H inputs: 2 bytes read, 1 + 1 written. Of 9 H gradients the same, and 4 H more that the

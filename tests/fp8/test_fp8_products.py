@@ -187,21 +187,6 @@ def test_layers_side_by_side_get_their_own_gradients():
     assert torch.equal(torch.cat(found[3::2]), whole[3])
 
 
-@BOTH
-def test_a_bias_may_be_left_to_a_later_kernel(block):
-    (x, *parameters), grad = layer_inputs(16, inner=NUM_INNER * (block == "feed_forward"))
-    modules = modules_of(parameters)
-    made = operands([[module] for module in modules], "cpu")
-    if block == "linear":
-        output = linear(x, modules, made[0], has_bias=False)
-    else:
-        output = feed_forward(x, modules, made, "none", has_bias=False)
-    found = torch.autograd.grad(output, [x, *parameters[:-1]], grad)
-    whole, *expected, _ = results(fp8_linear, (x, *parameters), grad)
-    torch.testing.assert_close(output + parameters[-1], whole)
-    assert all(map(torch.equal, found, expected))
-
-
 @pytest.mark.parametrize("size", [0.0, 1e-42])  # the scale of the second would round to zero
 def test_zeros_and_almost_zeros(size):
     inputs, grad = layer_inputs(5)

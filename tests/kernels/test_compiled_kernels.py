@@ -76,9 +76,8 @@ def compile_kernel(kernel, types, constants, capability):
     compiled = triton.compile(source, target=target, options={"num_warps": num_warps})
     assembly = compiled.asm
     ptx = assembly["ptx"]
-    has_tiles = {"ROWS", "GROUP", "LANES"} & set(constants)  # whose loops are not of whole rows
-    size = constants.get("BLOCK") or constants["BLOCK_T"] * constants["BLOCK_K"]
-    elements = 0 if has_tiles else size / (32 * num_warps)  # of one thread
+    has_tiles = {"ROWS", "GROUP", "BLOCK_T"} & set(constants)  # whose loops are not of whole rows
+    elements = 0 if has_tiles else constants["BLOCK"] / (32 * num_warps)  # of one thread
     return {
         **assemble(ptx),
         "shared_bytes": compiled.metadata.shared,

@@ -40,6 +40,24 @@ def test_as_good_as_torch(rows, columns, device, dtype, tolerance, dropout):
     assert_as_good_as_torch(dropout_add_layer_norm, TWIN, tensors, *rest, tolerance=tolerance)
 
 
+def test_without_a_bias():
+    x, _, *others = inputs(5, 40)
+
+    def of(function):
+        return lambda x, *others: function(x, None, *others, EPS, 0.1, SEED)
+
+    kernel, twin = of(dropout_add_layer_norm), of(TWIN)
+    assert_as_good_as_torch(kernel, twin, [x, *others], tolerance=1e-6)
+
+    def twice(*tensors):
+        one, other = of(dropout_add_layer_norm_twice)(*tensors)
+        return one + other
+
+    found, expected = results(twice, [x, *others]), results(kernel, [x, *others])
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, 2 * other)
+
+
 def test_no_rows():
     output, *gradients = results(dropout_add_layer_norm, inputs(0, 16), EPS, 0.1, SEED)
     assert output.shape == (0, 16)
