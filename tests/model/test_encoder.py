@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from ds_bert_kernels.reference import dropout_add_norm
 from test_attention import masked_attention
 from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import BertConfig, BertModel
@@ -17,6 +18,7 @@ from ds_bert.model.attention import (
     memory_efficient_attention,
     triton_attention,
 )
+from ds_bert.model.elementwise import PLAIN, Elementwise
 from ds_bert.model.encoder import Encoder
 
 CONFIG = {
@@ -114,6 +116,16 @@ def test_layers_in_fp8_are_close_to_the_others(bert):
     recipe = Fp8Recipe(edge_layers=0)
     found = gradients(Fp8Layers(recipe, bert.config, torch.device("cpu")))
     assert 1e-3 < (found - plain).norm() / plain.norm() < 0.1
+
+
+def test_fused_norms_follow_products_in_fp8(bert):
+    """The products have added the biases, and give them their gradients."""
+    found = [
+        run(Encoder(masked_attention, elementwise=elementwise, fp8=fp8), bert, make_batch(5, 20))
+        for elementwise in (PLAIN, Elementwise(norms=dropout_add_norm))
+        for fp8 in [Fp8Layers(Fp8Recipe(), bert.config, torch.device("cpu"))]
+    ]
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
 
 
 def test_another_activation_is_not_part_of_a_cast(bert):
