@@ -18,6 +18,7 @@ from ds_bert.model import pretrained
 LAYOUT = ("zero_stage", "world_size")
 DECAY_START = "decay_start"  # the step at which a branch that decays has left another run
 EMA_DECAY = "ema_decay"  # of the weights' moving average; in checkpoints that hold one
+KERNELS = "kernels"  # that were chosen by trial, and the device: those of a run stay the same
 # What moments depend on: these count where only moments are taken, too.
 MOMENTS = ("objective", "optimizer", "precision")
 OWN_MASKS = "as the data set says"  # the fact "masks" of a run that changes nothing about them

@@ -10,7 +10,7 @@ A kernel is called with
 and returns [T, heads x head size]. The scores are scaled by head size ** -0.5.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import pairwise
 from statistics import median
 
@@ -79,12 +79,23 @@ def looped_attention(qkv: Tensor, cu_seqlens: Tensor, max_length: int, dropout: 
 
 
 def choose_attention(
-    device: torch.device, dtype: torch.dtype, num_heads: int, head_size: int
+    device: torch.device,
+    dtype: torch.dtype,
+    num_heads: int,
+    head_size: int,
+    only: Collection[str] | None = None,
 ) -> tuple[Attention, list[str]]:
     """The first kernel that runs there and agrees with plain torch, tried on a few sequences.
 
     Torch's operators belong to its inner workings and may change with its version, so they are not
     trusted unseen. This project's kernels have to be faster, too.
+
+    Args:
+        device: where it is to run.
+        dtype: of query, key and value.
+        num_heads: of each layer.
+        head_size: of each head.
+        only: names of kernels that were chosen before: others are not tried, nothing is timed.
 
     Returns:
         the kernel, and a line for each one that was refused and for what was measured.
@@ -92,8 +103,10 @@ def choose_attention(
     lines: list[str] = []
     candidates = (triton_attention, flash_attention, memory_efficient_attention)
     for attention in candidates if device.type == "cuda" else ():
+        if only is not None and attention.__name__ not in only:
+            continue
         problem = find_problem(attention, device, dtype, num_heads, head_size)
-        if problem is None and attention is triton_attention:
+        if problem is None and only is None and attention is triton_attention:
             is_faster, times = compare_speed(device, dtype, num_heads, head_size)
             if is_faster:
                 return attention, [times]

@@ -7,7 +7,7 @@ A class says what its objective needs (`objective`, `losses`) and returns its lo
 Trainer, log, metrics and evaluation take whatever names there are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -23,7 +23,7 @@ from ds_bert.fp8.recipe import Fp8Recipe
 from ds_bert.model.attention import choose_attention
 from ds_bert.model.batch import MASKED_TOKENS, SEQUENCES, Batch
 from ds_bert.model.dropout import replace_dropout
-from ds_bert.model.elementwise import PLAIN
+from ds_bert.model.elementwise import PLAIN, Elementwise
 from ds_bert.model.elementwise_choice import choose_elementwise
 from ds_bert.model.encoder import Encoder
 from ds_bert.model.flops import training_flops
@@ -60,6 +60,7 @@ class Scores(NamedTuple):
 
 # A product of fewer than 12 rows goes another way on a CPU, and ends with other last bits.
 _MIN_ROWS = 16
+_FP8 = "fp8"  # among kernels
 _ROWS_AT_ONCE = 4096  # of logits that are left apart: half a gigabyte
 
 
@@ -74,6 +75,7 @@ class UnpaddedBert(BertPreTrainedModel):
         stock: the class of transformers that it is trained and exported as.
         losses: for each loss the count that its sum is divided by, see `Batch.counts`.
         fp8: of layers in fp8, what they keep from step to step; None: there are none.
+        kernels: names of what was chosen by trial.
     """
 
     objective: ClassVar[str]
@@ -83,6 +85,7 @@ class UnpaddedBert(BertPreTrainedModel):
     bert: Any
     cls: Any
     fp8: Fp8Layers | None = None
+    kernels: tuple[str, ...] = ()
     _by_item = False  # whether losses are left apart: see `each`
 
     def __init__(self, config):
@@ -97,6 +100,7 @@ class UnpaddedBert(BertPreTrainedModel):
         compile_layers: bool | None = None,
         fp8: Fp8Recipe | None = None,
         fused: bool = True,
+        only: Collection[str] | None = None,
     ) -> list[str]:
         """Choose how the encoder runs on a device.
 
@@ -106,15 +110,21 @@ class UnpaddedBert(BertPreTrainedModel):
             compile_layers: fuse with torch.compile; None: on CUDA.
             fp8: run the layers' matrix products in fp8; see `ds_bert.fp8.recipe.check_fp8`.
             fused: try fused kernels on CUDA. They pass by the modules, and so by hooks on them.
+            only: `kernels` of a model that was prepared before: the same again, if they are right.
 
         Returns:
             what was chosen, in words, then why other kernels were not.
         """
         heads, size = self.config.num_attention_heads, self.config.hidden_size
-        attention, refused = choose_attention(device, dtype, heads, size // heads)
+        attention, refused = choose_attention(device, dtype, heads, size // heads, only)
         compiled = device.type == "cuda" if compile_layers is None else compile_layers
-        tried = choose_elementwise(device, dtype, self.config, compiled) if fused else (PLAIN, [])
+        tried: tuple[Elementwise, list[str]] = (PLAIN, [])
+        if fused:
+            tried = choose_elementwise(device, dtype, self.config, compiled, only)
         elementwise, slow = tried
+        if only is not None and _FP8 not in only:
+            fp8 = None
+        self.kernels = (attention.__name__, *elementwise.names(), *[_FP8] * (fp8 is not None))
         self.fp8 = None if fp8 is None else Fp8Layers(fp8, self.config, device)
         self._encode = Encoder(attention, linear, compiled, elementwise, self.fp8)
         chosen = [attention.__name__, *["compiled layers"] * compiled]

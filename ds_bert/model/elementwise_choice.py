@@ -4,7 +4,7 @@ Each is held to its plain twin on a few rows, forward and backward, and timed be
 of the modules, which are compiled if the layers are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from importlib import import_module
 from statistics import median
@@ -56,7 +56,11 @@ class Candidate(NamedTuple):
 
 
 def choose_elementwise(
-    device: torch.device, dtype: torch.dtype, config: Any, compiled: bool
+    device: torch.device,
+    dtype: torch.dtype,
+    config: Any,
+    compiled: bool,
+    only: Collection[str] | None = None,
 ) -> tuple[Elementwise, list[str]]:
     """Try the fused kernels on a device.
 
@@ -65,6 +69,7 @@ def choose_elementwise(
         dtype: of its activations and parameters.
         config: of the model.
         compiled: whether its layers are compiled.
+        only: names of kernels that were chosen before: others are not tried, nothing is timed.
 
     Returns:
         what to use, and a line for each kernel that was refused.
@@ -81,8 +86,10 @@ def choose_elementwise(
     if config.hidden_act in APPROXIMATE:
         candidates["GELU"] = gelu_candidate(gelus, config)
     refused = []
+    if only is not None:
+        candidates = {name: one for name, one in candidates.items() if f"fused {name}" in only}
     for name, candidate in list(candidates.items()):
-        if problem := find_problem(candidate, device, dtype, compiled):
+        if problem := find_problem(candidate, device, dtype, compiled, only is None):
             refused.append(f"fused {name} not used: {problem}")
             del candidates[name]
     torch.cuda.empty_cache()
@@ -136,7 +143,11 @@ def gelu_candidate(gelus: Any, config: Any) -> Candidate:
 
 
 def find_problem(
-    candidate: Candidate, device: torch.device, dtype: torch.dtype, compiled: bool
+    candidate: Candidate,
+    device: torch.device,
+    dtype: torch.dtype,
+    compiled: bool,
+    is_timed: bool = True,
 ) -> str | None:
     """Why a kernel had better not be used, in words; None if it should."""
     fused, replaced = candidate.fused, candidate.replaced
@@ -151,6 +162,8 @@ def find_problem(
         wrong = max(map(_difference, found, expected))
         if not wrong < limit:
             return f"relative error {wrong:.1e}, expected below {limit:.0e}"
+        if not is_timed:
+            return None
         tensors = tensors_of(candidate, _TIMED_ELEMENTS // candidate.columns, device, dtype)
         other = torch.compile(replaced, dynamic=True) if compiled else replaced
         taken, before = (milliseconds(function, tensors) for function in (fused, other))

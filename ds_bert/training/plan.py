@@ -91,10 +91,10 @@ class Plan:
         batch = plan_batch(recipe, self.batch.world_size, ramp=ramp)
         return replace(self, recipe=recipe, batch=batch)
 
-    def prepare(self, model: UnpaddedBert, device: torch.device) -> list[str]:
+    def prepare(self, model: UnpaddedBert, device: torch.device, only: Any = None) -> list[str]:
         """Choose how a model runs on a device; see its `prepare`."""
         compiled = {"auto": None, "on": True, "off": False}[self.config.compile_layers]
-        return model.prepare(device, self.activation_dtype, compiled, self.fp8)
+        return model.prepare(device, self.activation_dtype, compiled, self.fp8, only=only)
 
     @property
     def fp8(self) -> Fp8Recipe | None:

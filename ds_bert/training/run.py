@@ -13,6 +13,7 @@ import torch
 
 from ds_bert import __version__, distributed, files
 from ds_bert.checkpoint.branches import finish, set_aside_newer
+from ds_bert.checkpoint.facts import KERNELS
 from ds_bert.checkpoint.folder import CHECKPOINTS, Checkpoint
 from ds_bert.checkpoint.saving import tidy
 from ds_bert.checkpoint.state import load_checkpoint
@@ -39,7 +40,7 @@ from ds_bert.trackers.trackers import Trackers
 from ds_bert.training import micro_batch
 from ds_bert.training.describe import as_record, describe, what_all_compute
 from ds_bert.training.plan import Plan, make_plan
-from ds_bert.training.saves import FP8, State
+from ds_bert.training.saves import FP8, State, device_name
 from ds_bert.training.trainer import Trainer
 
 # What is done with a checked plan in place of training; returns the exit code.
@@ -144,7 +145,7 @@ def _settle_fp8(plan: Plan, model: Any, device: torch.device, scales: Any) -> No
         off = replace(plan, config=replace(plan.config, fp8="off"))
         length = plan.config.max_seq_length
         tokens = plan.batch.micro_batch_size * length
-        give_up_if_slower(model, tokens, length, lambda: off.prepare(model, device))
+        give_up_if_slower(model, tokens, length, lambda: off.prepare(model, device, model.kernels))
 
 
 def build_engine(plan: Plan, device: torch.device) -> tuple[Any, torch.optim.Optimizer]:
@@ -157,7 +158,7 @@ def build_engine(plan: Plan, device: torch.device) -> tuple[Any, torch.optim.Opt
     if plan.init_folder is not None:
         source, _ = pretrained.load_model(plan.init_folder, plan.model_class)
         model.load_state_dict(source.state_dict())
-    distributed.log(f"{'encoder':>16}: {'; '.join(plan.prepare(model, device))}")
+    _choose_kernels(plan, model, device)
     optimizer = build_optimizer(model, plan.optimizer)
     scheduler = build_scheduler(optimizer, **config.schedule)
     with waitless(), redirect_stdout(io.StringIO()):  # it prints as it goes
@@ -171,6 +172,23 @@ def build_engine(plan: Plan, device: torch.device) -> tuple[Any, torch.optim.Opt
     return engine, optimizer
 
 
+def _choose_kernels(plan: Plan, model: Any, device: torch.device) -> None:
+    """What rank 0 finds, for all ranks; a run that goes on keeps what it has begun with.
+
+    Two that are about as fast may change places at every start. They drop and round differently.
+    """
+    lines, only = [""], None
+    if distributed.rank() == 0:
+        found = plan.resume_from.facts.get(KERNELS) if plan.resume_from else None
+        if found and found["device"] == device_name(device):
+            only = found["names"]
+        lines = plan.prepare(model, device, only)
+    lines, only = distributed.from_rank_0((lines, model.kernels))
+    if distributed.rank() > 0:
+        plan.prepare(model, device, only)
+    distributed.log(f"{'encoder':>16}: {'; '.join(lines)}")
+
+
 def _record(plan: Plan) -> None:
     """Write config.json: the resolved configuration and what it ran on."""
     folder = Path(plan.config.output_dir)
@@ -179,7 +197,7 @@ def _record(plan: Plan) -> None:
         "versions": {"ds_bert": __version__, **software.packages()},
         "python": platform.python_version(),
         "commit": software.commit(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": device_name(distributed.local_device()),
     }
     text = json.dumps(record, indent=2, default=str) + "\n"
     try:

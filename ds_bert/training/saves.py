@@ -6,7 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ds_bert import distributed
+from ds_bert.checkpoint.facts import KERNELS
 from ds_bert.checkpoint.folder import CHECKPOINTS
 from ds_bert.checkpoint.hf_folder import write_model_folder
 from ds_bert.checkpoint.in_flight import InFlight
@@ -26,6 +29,11 @@ class State:
     samples: int = 0  # sequences consumed: the position in the data
     skipped_steps: int = 0  # steps not applied because a gradient was not finite
     consecutive_skips: int = 0
+
+
+def device_name(device: torch.device) -> str:
+    """Of a GPU the name of its kind."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 class Saves:
@@ -81,6 +89,11 @@ class Saves:
         interval = self._config.save_interval
         return self._is_due_by_clock or (interval > 0 and step % interval == 0)
 
+    def _facts(self) -> dict[str, Any]:
+        model = self._engine.module
+        kernels = {"device": device_name(model.device), "names": list(model.kernels)}
+        return {**self._plan.facts, KERNELS: kernels}
+
     def go_on_if_done(self) -> None:
         """The next stage of what is in flight, if all ranks are ready for it (a collective)."""
         if self._all_are_done:
@@ -109,7 +122,7 @@ class Saves:
             state.step,
             self._engine,
             asdict(state) | ({} if fp8 is None else {FP8: fp8.scales.state()}),
-            self._plan.facts,
+            self._facts(),
             write_model,
             self._before_commit,
             self._tidy if state.consecutive_skips == 0 else _leave_all,

@@ -97,7 +97,11 @@ def test_choice_falls_through_the_chain(monkeypatch):
 
     measured = "128 tokens: triton 1.000 ms, flash 1.500 ms, 512 tokens: triton 1.000 ms"
     assert choice() == (triton_attention, [f"{measured}, flash 1.500 ms"])
+    same = ["flash_attention", "fused norms"]
+    assert choose_attention(CUDA, torch.bfloat16, 2, 16, same) == (flash_attention, [])
     times[flash_attention] = 0.5
+    same[0] = "triton_attention"
+    assert choose_attention(CUDA, torch.bfloat16, 2, 16, same) == (triton_attention, [])
     chosen, lines = choice()
     assert chosen is flash_attention
     assert lines[0].startswith("triton_attention not used: not faster, 128 tokens: triton 1.000 ms")

@@ -86,7 +86,9 @@ def test_a_model_says_what_is_fused_and_leaves_modules_to_hooks(monkeypatch):
     assert model.prepare(CPU, torch.float32) == [
         "looped_attention, fused norms", "fused GELU not used: slow"
     ]  # fmt: skip
+    assert model.kernels == ("looped_attention", "fused norms")
     assert model.prepare(CPU, torch.float32, fused=False) == ["looped_attention"]
+    assert model.kernels == ("looped_attention",)
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from training_util import make_data, write_recipe
 from ds_bert import __version__
 from ds_bert.commands.train import main
 from ds_bert.config import MICRO_BATCH
-from ds_bert.training import micro_batch_trial, trainer
+from ds_bert.model.bert import UnpaddedBert
+from ds_bert.training import micro_batch_trial, run, trainer
 
 
 @pytest.mark.usefixtures("one_process_group")
@@ -84,3 +85,24 @@ def test_the_plan_says_how_often_to_save(tmp_path, golden, capsys):
         "best every 7 minutes if a host fails once a day, 38 if once a month (1 host, 1.0 s a save)"
     )
     assert f"saving: {told}" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("one_process_group")
+def test_kernels_that_were_chosen_by_trial_stay_those_of_the_run(tmp_path, golden, monkeypatch):
+    """A trial by time could end otherwise at the next start; another device has a trial anew."""
+    data, asked = make_data(tmp_path / "data", golden), []
+    prepare = UnpaddedBert.prepare
+
+    def recorded(self, *arguments, only=None, **options):
+        asked.append(only)
+        return prepare(self, *arguments, only=only, **options)
+
+    monkeypatch.setattr(UnpaddedBert, "prepare", recorded)
+    for max_steps in (2, 4):
+        recipe = write_recipe(tmp_path, data, section={"max_steps": max_steps})
+        assert exit_code(main, "--ds_config", recipe) == 0
+    assert asked == [None, ["looped_attention"]]
+    monkeypatch.setattr(run, "device_name", lambda device: "another")
+    recipe = write_recipe(tmp_path, data, section={"max_steps": 6})
+    assert exit_code(main, "--ds_config", recipe) == 0
+    assert asked[2:] == [None]
