@@ -60,7 +60,7 @@ class Scores(NamedTuple):
 
 # A product of fewer than 12 rows goes another way on a CPU, and ends with other last bits.
 _MIN_ROWS = 16
-_FP8 = "fp8"  # among kernels
+NO_FP8 = "no fp8"  # among kernels: it was asked for and given up
 _ROWS_AT_ONCE = 4096  # of logits that are left apart: half a gigabyte
 
 
@@ -122,9 +122,9 @@ class UnpaddedBert(BertPreTrainedModel):
         if fused:
             tried = choose_elementwise(device, dtype, self.config, compiled, only)
         elementwise, slow = tried
-        if only is not None and _FP8 not in only:
-            fp8 = None
-        self.kernels = (attention.__name__, *elementwise.names(), *[_FP8] * (fp8 is not None))
+        given_up = [NO_FP8] if only is not None and NO_FP8 in only else []
+        fp8 = None if given_up else fp8
+        self.kernels = (attention.__name__, *elementwise.names(), *given_up)
         self.fp8 = None if fp8 is None else Fp8Layers(fp8, self.config, device)
         self._encode = Encoder(attention, linear, compiled, elementwise, self.fp8)
         chosen = [attention.__name__, *["compiled layers"] * compiled]

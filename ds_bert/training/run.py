@@ -5,7 +5,7 @@ import json
 import platform
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from ds_bert.guards.signals import stop_signals
 from ds_bert.guards.stop import StopRequest
 from ds_bert.guards.watchdog import Watchdog
 from ds_bert.model import pretrained
+from ds_bert.model.bert import NO_FP8
 from ds_bert.model.fp8_trial import give_up_if_slower
 from ds_bert.optim.average import forget_average, keep_average
 from ds_bert.optim.bf16_optimizer import waitless
@@ -142,10 +143,10 @@ def _settle_fp8(plan: Plan, model: Any, device: torch.device, scales: Any) -> No
     if model.fp8 is not None and scales is not None:
         model.fp8.scales.load(scales)
     elif model.fp8 is not None and device.type == "cuda":
-        off = replace(plan, config=replace(plan.config, fp8="off"))
+        without = partial(plan.prepare, model, device, (*model.kernels, NO_FP8))
         length = plan.config.max_seq_length
         tokens = plan.batch.micro_batch_size * length
-        give_up_if_slower(model, tokens, length, lambda: off.prepare(model, device, model.kernels))
+        give_up_if_slower(model, tokens, length, without)
 
 
 def build_engine(plan: Plan, device: torch.device) -> tuple[Any, torch.optim.Optimizer]:

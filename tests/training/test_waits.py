@@ -28,7 +28,7 @@ ADAMW = {"optimizer": {"type": "AdamW", "params": {"lr": 1e-3}}}
 # Values that a GPU has no part in.
 ON_THE_HOST = {
     ("dropout.py", "dropout"),  # random state of the CPU, for tensors there
-    ("reference.py", "_is_set"),  # found_inf; the fused kernel reads it on the device
+    ("lamb.py", "_is_set"),  # found_inf; the fused kernel reads it on the device
     ("lamb.py", "_update"),  # the number of steps
 }
 
