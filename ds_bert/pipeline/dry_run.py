@@ -1,5 +1,6 @@
 """What a road will take, before anything is done: stages, their state, hours."""
 
+import math
 from collections.abc import Iterator
 
 from transformers import BertConfig
@@ -60,7 +61,8 @@ def _told(plan: Plan, stage: str) -> Iterator[str]:
         return
     engine, section = plan.recipe(stage)
     steps = section.get("max_steps")
-    told = "as many steps as fit" if plan.hours else f"{steps:,} steps"
+    told = f"{steps:,} steps" if steps else "as many steps as fit"
+    told = f"{told} at most" if steps and plan.hours else told
     batch = engine.get("train_batch_size", "auto")
     yield f"{section['model']}, {section['max_seq_length']} tokens, {batch} sequences, {told}"
 
@@ -82,16 +84,21 @@ def stage_seconds(plan: Plan, speed: Speed) -> dict[str, float]:
     for stage in plan.stages[2 + len(plan.phases) :]:
         judged = parts.get(stage, hours.Judged(0))
         took[stage] = hours.tail_seconds(judged, of_token, rate, 1)
-    if plan.hours:
-        before = took[VOCABULARY] + took[DATA]
-        rest = hours.budget(3600 * plan.hours, before, sum(took.values()) - before, later=0.0)
-        parts_of = hours.shares(flops).items()
-        return took | {phase: max(0.0, rest) * share for phase, share in parts_of}
-    for phase in plan.phases:
-        engine, section = plan.recipe(phase)
-        sequences = section["max_steps"] * engine.get("train_batch_size", 1)
-        took[phase] = _START + sequences * flops[phase] / rate
+    most = {phase: _seconds_of_steps(plan, phase, flops[phase] / rate) for phase in plan.phases}
+    if not plan.hours:
+        return took | most
+    before = took[VOCABULARY] + took[DATA]
+    rest = hours.budget(3600 * plan.hours, before, sum(took.values()) - before, later=0.0)
+    for phase, share in hours.shares(flops).items():
+        took[phase] = min(most[phase], max(0.0, rest) * share)
     return took
+
+
+def _seconds_of_steps(plan: Plan, phase: str, of_sequence: float) -> float:
+    """Of all steps that a phase may have; as many as one likes without `max_steps`."""
+    engine, section = plan.recipe(phase)
+    sequences = section.get("max_steps", math.inf) * engine.get("train_batch_size", 1)
+    return _START + sequences * of_sequence
 
 
 def _flops(plan: Plan, length: int) -> float:

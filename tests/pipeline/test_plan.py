@@ -210,6 +210,17 @@ def test_null_is_the_default(tmp_path):
     assert stage_seconds(plan, Speed(1e9, "assumed"))["evaluation"] > 0
 
 
+def test_more_hours_than_steps_to_do(tmp_path):
+    (tmp_path / "a.txt").write_text("a\n")
+    plan = {**PLAN, "hours": 100.0, "input_file": [f"{tmp_path}/a.txt"]}
+    few = stage_seconds(Plan(plan), Speed(1e13, "assumed"))
+    assert few["phase_1"] + few["phase_2"] < 60
+    plan = copy.deepcopy(plan)
+    del plan["phase_1"]["ds_bert"]["max_steps"]
+    most = stage_seconds(Plan(plan), Speed(1e13, "assumed"))
+    assert most["phase_1"] > 3600 and most["phase_2"] == few["phase_2"]
+
+
 @pytest.mark.parametrize("errors", ERRORS)
 def test_all_ways_with_bad_bytes_are_ways_of_both_commands(errors):
     plan = Plan({**PLAN, "errors": errors})
