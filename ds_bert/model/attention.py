@@ -194,10 +194,10 @@ def _problem_with(
     except Exception as error:  # whatever it is, the next kernel is tried
         return str(error).strip().split("\n")[0]
     limit = 1e-4 if dtype == torch.float32 else 3e-2
-    wrong = max(map(_difference, found, expected))
+    wrong = max(map(difference, found, expected))
     if not wrong < limit:
         return f"relative error {wrong:.1e}, expected below {limit:.0e}"
-    change = _difference(dropped[0], expected[0])
+    change = difference(dropped[0], expected[0])
     return None if 0.1 < change < 1 else f"dropout 0.1 changes the output by {change:.1e}"
 
 
@@ -211,5 +211,6 @@ def _output_and_gradient(
     return output.detach(), qkv.grad
 
 
-def _difference(found: Tensor, expected: Tensor) -> float:
+def difference(found: Tensor, expected: Tensor) -> float:
+    """Relative error of what a kernel computes, as a share of the norm of what is expected."""
     return float((found.float() - expected).norm() / expected.norm())

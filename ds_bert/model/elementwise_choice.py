@@ -17,6 +17,7 @@ from ds_bert_kernels.reference import dropout_add_norm as plain_norms
 from ds_bert_kernels.reference import embeddings as plain_embeddings
 from torch import Tensor
 
+from ds_bert.model.attention import difference
 from ds_bert.model.elementwise import Elementwise
 
 Function = Callable[..., Tensor]  # of tensors, all of which have gradients
@@ -159,7 +160,7 @@ def find_problem(
         found = results(checked, tensors)
         expected = results(candidate.twin, [in_dtype(t, torch.float32) for t in tensors])
         limit = 1e-4 if dtype == torch.float32 else 3e-2
-        wrong = max(map(_difference, found, expected))
+        wrong = max(map(difference, found, expected))
         if not wrong < limit:
             return f"relative error {wrong:.1e}, expected below {limit:.0e}"
         if not is_timed:
@@ -213,7 +214,3 @@ def results(function: Function, tensors: list[Tensor]) -> list[Tensor]:
     leaves = [tensor.requires_grad_() for tensor in inputs if tensor.is_floating_point()]
     output = function(*inputs)
     return [output.detach(), *torch.autograd.grad(output, leaves, gradient)]
-
-
-def _difference(found: Tensor, expected: Tensor) -> float:
-    return float((found.float() - expected).norm() / expected.norm())

@@ -5,7 +5,6 @@ it shares, it works in a process of its own.
 """
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from test_compiled_kernels import assemble
+from test_compiled_kernels import assemble, rows_of
 
 TYPES = dict.fromkeys(("qkv", "qkv_grad", "output", "grad"), "*bf16")
 TYPES |= dict.fromkeys(("log_sums", "row_sums"), "*fp32") | {"inverse_kept": "fp32"}
@@ -109,13 +108,7 @@ def table(rows):
 
 @pytest.fixture(scope="module")
 def rows():
-    pytest.importorskip("triton", reason="needs triton (extra dev)")
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    result = subprocess.run(
-        [sys.executable, __file__, "--json"], env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
+    return rows_of(__file__)
 
 
 def test_nothing_is_spilled_and_shared_memory_suffices(rows):

@@ -149,15 +149,20 @@ def table(rows):
     return "\n".join(lines)
 
 
-@pytest.fixture(scope="module")
-def rows():
+def rows_of(script):
+    """What a script like this one finds, in a process that the interpreter has not touched."""
     pytest.importorskip("triton", reason="needs triton (extra dev)")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     result = subprocess.run(
-        [sys.executable, __file__, "--json"], env=environment, capture_output=True, text=True
+        [sys.executable, script, "--json"], env=environment, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return rows_of(__file__)
 
 
 def test_nothing_is_spilled(rows):
