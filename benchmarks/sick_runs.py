@@ -5,7 +5,7 @@
 Texts are one sentence a line, a blank line between documents; several languages make pairs of
 segments easy to learn, so that a healthy run of minutes learns them. The wrong vocabulary is that
 of the last text, for the first one. What is in FOLDER already is not made again. `--golden` keeps
-rows and baselines for `tests/run_report`. About half an hour on one core.
+rows and baselines for `tests/run_report`. About five minutes on one core.
 """
 
 import argparse

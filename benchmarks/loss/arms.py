@@ -1,13 +1,15 @@
 """The implementations that loss_curves.py compares: models, their losses, their optimizer."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
+from importlib import import_module
 from typing import NamedTuple
 from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from ds_bert_kernels.reference import lamb as reference
+from ds_bert_kernels.reference.philox import draw_seeds
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BertConfig, BertForPreTraining
@@ -15,6 +17,8 @@ from transformers import BertConfig, BertForPreTraining
 from ds_bert.fp8.recipe import Fp8Recipe
 from ds_bert.model.batch import Batch
 from ds_bert.model.bert import BertForUnpaddedPreTraining
+from ds_bert.model.elementwise import Elementwise
+from ds_bert.model.encoder import Encoder
 from ds_bert.optim.optimizers import build_optimizer
 from ds_bert.tokenizer.vocabulary import Vocabulary
 
@@ -29,6 +33,7 @@ BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.98), 0.01, 1.0
 # The learning rate is set at every step.
 LAMB = {"type": "Lamb", "params": {"lr": 1.0, "betas": BETAS, "weight_decay": WEIGHT_DECAY}}
 FP32, BF16 = torch.float32, torch.bfloat16
+KERNELS, TWINS = "ds_bert_kernels", "ds_bert_kernels.reference"
 
 
 class Arm(NamedTuple):
@@ -40,6 +45,7 @@ class Arm(NamedTuple):
         ours: ds_bert's unpadded model, else stock transformers on padded batches.
         fp8: how the layers' matrix products run in fp8; None: they do not.
         flip: the sequences of each batch in the other order.
+        package: whose kernels are taken, all of them, on any device; "": the model chooses.
     """
 
     name: str
@@ -47,6 +53,7 @@ class Arm(NamedTuple):
     ours: bool = False
     fp8: Fp8Recipe | None = None
     flip: bool = False
+    package: str = ""
 
 
 ARMS = (
@@ -100,7 +107,39 @@ def make_models(
         working = BertForUnpaddedPreTraining(deepcopy(config))
         working.load_state_dict(masters.state_dict())
         runs_with = working.prepare(device, arm.dtype, fp8=arm.fp8)[0]
+    if arm.package:
+        working._encode, runs_with = encoder_of(arm.package), f"all of {arm.package}"
     return Models(masters.to(device), working.to(device, arm.dtype).train(), runs_with)
+
+
+def encoder_of(package: str) -> Encoder:
+    """The layers as fused kernels run them, or their twins, untried."""
+    names = ("attention", "dropout_add_norm", "bias_gelu", "embeddings")
+    attention, norms, gelus, embeddings = (import_module(f"{package}.{name}") for name in names)
+
+    def attend(qkv: Tensor, cu_seqlens: Tensor, max_length: int, dropout: float) -> Tensor:
+        seed = draw_seeds(1, qkv.device) if dropout else None
+        return attention.varlen_attention(qkv, cu_seqlens, max_length, dropout, seed)
+
+    return Encoder(attend, elementwise=Elementwise(norms, gelus.bias_gelu, embeddings.embed))
+
+
+@contextmanager
+def kernels_of(arm: Arm) -> Iterator[None]:
+    """Head and LAMB of the arm's package; with stock models LAMB in plain torch, on CUDA too."""
+    package = arm.package or ("" if arm.ours else TWINS)
+    if not package:
+        yield
+        return
+
+    def implementation(kernel: str, _: Tensor) -> object:
+        return import_module(f"{package}.{kernel}")
+
+    with (
+        mock.patch("ds_bert.model.bert.implementation", implementation),
+        mock.patch("ds_bert.optim.lamb.implementation", implementation),
+    ):
+        yield
 
 
 def padded(batch: Batch) -> dict[str, Tensor]:
@@ -147,14 +186,11 @@ def losses_of(arm: Arm, model: nn.Module, batch: Batch) -> Tensor:
 class MasterWeights:
     """LAMB on fp32 weights, of which the model has a copy in its own precision."""
 
-    def __init__(self, models: Models, plain: bool):
+    def __init__(self, models: Models):
         self.fp8 = getattr(models.working, "fp8", None)
         self.masters = list(models.masters.parameters())
         self.copies = list(models.working.parameters())
         self.optimizer = build_optimizer(models.masters, LAMB)
-        # On CUDA, Lamb would take the Triton kernel.
-        twin = mock.patch("ds_bert.optim.lamb.implementation", lambda *_: reference)
-        self.kernels = twin if plain else nullcontext()
 
     def step(self, learning_rate: float) -> None:
         for master, copy in zip(self.masters, self.copies, strict=True):
@@ -162,7 +198,7 @@ class MasterWeights:
             master.grad, copy.grad = copy.grad.float(), None
         nn.utils.clip_grad_norm_(self.masters, CLIP)
         self.optimizer.param_groups[0]["lr"] = learning_rate
-        with self.kernels, torch.no_grad():
+        with torch.no_grad():
             self.optimizer.step()
             torch._foreach_copy_(self.copies, self.masters)
         if self.fp8 is not None:

@@ -42,6 +42,7 @@ from arms import (
     WEIGHT_DECAY,
     Arm,
     MasterWeights,
+    kernels_of,
     losses_of,
     make_models,
 )
@@ -96,6 +97,7 @@ class Training:
         device: of all of them.
         num_runs: how many there will be.
         name: of the result file.
+        batch_size: of all of them.
         sizes: of the model, where they are not `SIZES`.
 
     Attributes:
@@ -110,16 +112,17 @@ class Training:
         device: torch.device,
         num_runs: int = len(ARMS) + 2 * len(DROPOUT_SEEDS),
         name: str = "loss_curves",
+        batch_size: int = BATCH_SIZE,
         **sizes: int,
     ):
-        self.name, self.sizes = name, sizes
+        self.name, self.batch_size, self.sizes = name, batch_size, sizes
         self.vocabulary, self.steps, self.device = table.store.vocabulary, steps, device
         self.losses: dict[str, NDArray[np.float64]] = {}
         self.rows: list[dict[str, Any]] = []
         self.batches = TrainingBatches(
             table=table,
-            train_batch_size=BATCH_SIZE,
-            micro_batch_size=BATCH_SIZE,
+            train_batch_size=batch_size,
+            micro_batch_size=batch_size,
             rank=0,
             world_size=1,
             seed=DATA_SEED,
@@ -130,10 +133,10 @@ class Training:
     def run(self, case: str, arm: Arm, seed: int, dropout: float, name: str) -> None:
         """Train one arm and keep its losses."""
         models = make_models(arm, self.vocabulary, seed, dropout, self.device, **self.sizes)
-        optimizer = MasterWeights(models, plain=not arm.ours)
+        optimizer = MasterWeights(models)
         losses = torch.empty(self.steps, 2, dtype=torch.float64, device=self.device)
         torch.manual_seed(seed)
-        with self.batches.iterate(0) as steps:
+        with kernels_of(arm), self.batches.iterate(0) as steps:
             for number, step in enumerate(islice(steps, self.steps)):
                 parts = losses_of(arm, models.working, step.micro_batches[0].to(self.device))
                 parts.sum().backward()

@@ -65,7 +65,7 @@ def test_smoke(smoke, data, tmp_path, monkeypatch):
 def first_losses(arms, data, arm, steps=3):
     store = TokenStore.open(data)
     models = arms.make_models(arm, store.vocabulary, 1, 0.0, torch.device("cpu"))
-    optimizer, losses = arms.MasterWeights(models, plain=not arm.ours), []
+    optimizer, losses = arms.MasterWeights(models), []
     batches = TrainingBatches(
         table=store.instances(64), train_batch_size=8, micro_batch_size=8,
         rank=0, world_size=1, seed=1,
@@ -128,6 +128,32 @@ def test_smoke_of_fp8(smoke, data, monkeypatch):
     assert "delayed scales, layers 2 to 3" in rows["fp8, stored scales"]["runs_with"]
     apart = [row["largest_difference"] for name, row in rows.items() if name.endswith(" - bf16")]
     assert len(apart) == 4 and 0 < min(apart) <= max(apart) < 1e-2
+
+
+def gaps(rows):
+    return {row["impl"]: row["largest_difference"] for row in rows if "largest_difference" in row}
+
+
+def test_smoke_of_twins(smoke, data):
+    pytest.importorskip("matplotlib", reason="needs matplotlib (extra report)")
+    rows = smoke("kernel_curves", "twin_curves", data, SMOKE_STEPS=2, DROPOUT_SEEDS=(1, 2))
+    fp32, bf16 = gaps(rows).values()
+    assert 0 < fp32 < 1e-5 < bf16 < 1e-2
+    named = {row["impl"]: row for row in rows}
+    assert named["ours, twins bf16"]["runs_with"].endswith("reference")
+    ours, plain = (named[f"{one} fp32, dropout, seed 1"] for one in ("ours, twins", "plain"))
+    assert abs(ours["final_loss"] - plain["final_loss"]) > 1e-4  # other masks
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are not interpreted on a GPU")
+def test_smoke_of_interpreted_kernels(smoke, data):
+    pytest.importorskip("triton", reason="needs triton")
+    pytest.importorskip("matplotlib", reason="needs matplotlib (extra report)")
+    less = {"SMOKE_STEPS": 2, "TINY_LENGTH": 32, "TINY_BATCH": 1}
+    rows = smoke("kernel_curves", "interpreted_curves", data, "--interpreted", **less)
+    assert len(gaps(rows)) == 2 and 0 < max(gaps(rows).values()) < 1e-5
+    final = {row["impl"]: row["final_loss"] for row in rows if "final_loss" in row}
+    assert abs(final["ours, interpreted"] - final["ours, interpreted, dropout"]) > 1e-4
 
 
 @pytest.mark.parametrize(("offset", "passed"), [(0.04, True), (0.06, False)])
