@@ -82,8 +82,8 @@ GAP = "difference of the smoothed losses"
 CHART = {"title": "Loss of a small BERT", "value": "curve", "x": "step", "unit": "nats"}
 
 
-def learning_rate(step: int, steps: int) -> float:
-    return LEARNING_RATE * learning_rate_factor(
+def learning_rate(peak: float, step: int, steps: int) -> float:
+    return peak * learning_rate_factor(
         step, lr_scheduler_type="linear", max_steps=steps, warmup_steps=round(WARM_UP * steps)
     )
 
@@ -98,6 +98,7 @@ class Training:
         num_runs: how many there will be.
         name: of the result file.
         batch_size: of all of them.
+        peak: of the learning rate.
         sizes: of the model, where they are not `SIZES`.
 
     Attributes:
@@ -113,9 +114,10 @@ class Training:
         num_runs: int = len(ARMS) + 2 * len(DROPOUT_SEEDS),
         name: str = "loss_curves",
         batch_size: int = BATCH_SIZE,
+        peak: float = LEARNING_RATE,
         **sizes: int,
     ):
-        self.name, self.batch_size, self.sizes = name, batch_size, sizes
+        self.name, self.batch_size, self.peak, self.sizes = name, batch_size, peak, sizes
         self.vocabulary, self.steps, self.device = table.store.vocabulary, steps, device
         self.losses: dict[str, NDArray[np.float64]] = {}
         self.rows: list[dict[str, Any]] = []
@@ -140,7 +142,7 @@ class Training:
             for number, step in enumerate(islice(steps, self.steps)):
                 parts = losses_of(arm, models.working, step.micro_batches[0].to(self.device))
                 parts.sum().backward()
-                optimizer.step(learning_rate(number, self.steps))
+                optimizer.step(learning_rate(self.peak, number, self.steps))
                 losses[number] = parts.detach()
                 self.tell(name, number + 1, losses[number])
         self.losses[name] = losses.cpu().numpy()
