@@ -13,7 +13,7 @@ from ds_bert.model.pretrained import PRESETS, read_config_file
 from ds_bert.pipeline import hours
 from ds_bert.pipeline import verdict as verdicts
 from ds_bert.pipeline.options import DATA, EVALUATION, PHASES, SCORE, VOCABULARY
-from ds_bert.pipeline.phase import score_examples
+from ds_bert.pipeline.phase import score_tokens
 from ds_bert.pipeline.plan import Plan
 from ds_bert.pipeline.stages import command, text_of
 from ds_bert.pipeline.state import State
@@ -78,7 +78,7 @@ def stage_seconds(plan: Plan, speed: Speed) -> dict[str, float]:
     held_out = num_bytes * plan.validation_fraction / _HELD_OUT_BYTES
     parts = {
         EVALUATION: hours.Judged(round(held_out), asked.get("pseudo_perplexity", 0)),
-        SCORE: hours.Judged(0, 0, score_examples(score) if score else 0.0),
+        SCORE: hours.Judged(0, 0, score_tokens(score)),
     }
     of_token = flops[plan.phases[-1]] / longest
     for stage in plan.stages[2 + len(plan.phases) :]:

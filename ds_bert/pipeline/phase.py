@@ -20,6 +20,8 @@ from ds_bert.pipeline.process import Runner
 from ds_bert.pipeline.stages import folder_of, product_of, recipe
 from ds_bert.pipeline.state import Record, State
 from ds_bert.run_report.history import read_phases
+from ds_bert.scoring.cost import num_tokens
+from ds_bert.scoring.options import ScoreOptions
 
 PROBE_STEPS = 20
 _ANY_STEPS = 10_000  # of the recipe that is timed
@@ -227,10 +229,15 @@ def tail(plan: Plan, work: Work, speed: Speed) -> float:
     judged = hours.Judged(
         sequences=asked.get("max_eval_sequences") or _held_out(plan, work.eval_sequences),
         sentences=asked.get("pseudo_perplexity", 0),
-        examples=score_examples(score) if score else 0.0,
+        scored=score_tokens(score),
     )
     num_stages = len(plan.stages) - 2 - len(plan.phases)
     return hours.tail_seconds(judged, work.flops / work.tokens, speed.flops_per_second, num_stages)
+
+
+def score_tokens(options: dict[str, Any]) -> float:
+    """Of the score that a plan asks for; 0 where it asks for none."""
+    return num_tokens(ScoreOptions(checkpoint="-", **options)) if options else 0.0
 
 
 def _held_out(plan: Plan, otherwise: int) -> int:
@@ -239,19 +246,3 @@ def _held_out(plan: Plan, otherwise: int) -> int:
         lengths = read_meta(Path(plan.preprocess_options["validation_dir"]))["lengths"]
         return lengths[str(plan.length(plan.phases[-1]))]["num_instances"]
     return otherwise
-
-
-def score_examples(score: dict[str, Any]) -> float:
-    """Examples that a score goes through, by the lines of its files, or a guess."""
-    models = 1 + bool(score.get("compare")) + bool(score.get("untrained"))
-    train, test = (_lines(score[name]) for name in ("train_file", "test_file"))
-    passes = score.get("epochs", 3) * train + test / 3
-    return models * score.get("seeds", 5) * passes
-
-
-def _lines(name: str, otherwise: int = 5000) -> int:
-    try:
-        with open(name, "rb") as file:
-            return sum(1 for _ in file)
-    except OSError:
-        return otherwise

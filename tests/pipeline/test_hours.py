@@ -55,12 +55,12 @@ def test_all_parts_add_up_to_the_hours():
 
 
 def test_the_tail_counts_what_is_asked_for():
-    judged = hours.Judged(sequences=100, sentences=0, examples=0.0)
+    judged = hours.Judged(sequences=100, sentences=0, scored=0.0)
     alone = hours.tail_seconds(judged, 1e6, 1e9, num_stages=2)
     assert alone == pytest.approx(2 * 30 + 100 * 512 / 3 * 1e-3)
     assert hours.tail_seconds(judged._replace(sentences=50), 1e6, 1e9, 2) > alone
-    scored = hours.tail_seconds(judged._replace(examples=9000.0), 1e6, 1e9, 2)
-    assert scored - alone == pytest.approx(9000 * 32 * 1e-3)
+    scored = hours.tail_seconds(judged._replace(scored=9000.0), 1e6, 1e9, 2)
+    assert scored - alone == pytest.approx(9000 * 3 * 1e-3)
 
 
 @pytest.mark.parametrize(
