@@ -86,13 +86,14 @@ def find_corpora(
     corpora: list[TextCorpus] = []
     owners: dict[str, str] = {}
     for name, group, weight in parse_groups(patterns):
-        found = _find(group, text_column, spool_folder or Path())
+        given = found = _find(group, text_column, spool_folder or Path())
         if leave_out is not None:
             own = leave_out.resolve()
             found = {k: v for k, v in found.items() if not Path(k).is_relative_to(own)}
         if not found:
             of = f" of corpus {name}" if name else ""
-            raise DataError(f"no input{of}: name text files with --input_file")
+            but = f" but what is left out ({leave_out})" if given else ""
+            raise DataError(f"no input{of}{but}: name text files with --input_file")
         for place, item in found.items():
             if owners.setdefault(place, name) != name:
                 raise DataError(

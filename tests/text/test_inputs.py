@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -280,6 +281,8 @@ def test_folders(tmp_path):
     assert [item.path.relative_to(tmp_path).as_posix() for item in found] == kept
     again = find_inputs([str(tmp_path), f"{tmp_path}/*.txt"], leave_out=tmp_path / "a.txt")
     assert [item.path.name for item in again] == ["b.csv", "c.jsonl.gz", "wiki_00.bz2", "z.JSON"]
+    with pytest.raises(DataError, match=f"but what is left out .{re.escape(str(tmp_path))}"):
+        find_inputs([str(tmp_path)], leave_out=tmp_path)
 
 
 PARAGRAPHS = {
