@@ -44,7 +44,7 @@ class Encoder:
 
     def __call__(self, bert: Any, batch: Any) -> Tensor:
         """Hidden states [T, H] of a `ds_bert.model.batch.Batch` in a `BertModel`."""
-        elementwise = self._running(batch.input_ids.device)
+        elementwise = self._elementwise
         ids = (batch.input_ids, batch.token_type_ids, batch.position_ids)
         seed = elementwise.embedding_seed(bert.embeddings)
         hidden = self._embed(bert.embeddings, *ids, elementwise, seed)
@@ -64,15 +64,9 @@ class Encoder:
         fp8: Fp8Layer | None = None,
     ) -> Tensor:
         """One layer of [T, H]; see `ds_bert.model.attention` for the borders of sequences."""
-        elementwise = self._running(hidden.device)
-        seeds = elementwise.norm_seeds(layer)
-        how = (self._attention, self._linear, elementwise, seeds, fp8)
+        seeds = self._elementwise.norm_seeds(layer)
+        how = (self._attention, self._linear, self._elementwise, seeds, fp8)
         return self._layer(layer, hidden, cu_seqlens, max_length, *how)
-
-    def _running(self, device: torch.device) -> Elementwise:
-        """Under autocast norms return fp32; the fused ones, being given 16 bits, return 16."""
-        autocast = device.type == "cuda" and torch.is_autocast_enabled("cuda")
-        return PLAIN if autocast else self._elementwise
 
 
 def attention_length(sequence_lengths: Iterable[int]) -> int:

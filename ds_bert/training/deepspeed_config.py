@@ -167,6 +167,11 @@ def activation_dtype(recipe: dict[str, Any]) -> str:
     return weight_dtype(recipe)
 
 
+def has_autocast(recipe: dict[str, Any]) -> bool:
+    """Whether products are in another dtype than the weights."""
+    return activation_dtype(recipe) != weight_dtype(recipe)
+
+
 def resolve_engine_config(recipe: dict[str, Any], batch: BatchPlan) -> dict[str, Any]:
     """The dictionary for `deepspeed.initialize`: derived numbers and defaults filled in.
 

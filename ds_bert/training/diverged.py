@@ -17,7 +17,12 @@ from ds_bert.errors import TrainingDiverged
 from ds_bert.model.batch import SEQUENCES
 from ds_bert.model.bert import UnpaddedBert
 from ds_bert.training.batches import Step
-from ds_bert.training.deepspeed_config import activation_dtype, precision, weight_dtype
+from ds_bert.training.deepspeed_config import (
+    activation_dtype,
+    has_autocast,
+    precision,
+    weight_dtype,
+)
 from ds_bert.training.plan import Plan
 
 
@@ -107,7 +112,7 @@ def _settings(plan: Plan, step: Step, loss_scale: float | None) -> StepSettings:
     return StepSettings(
         counts=step.counts,
         scale=plan.batch.world_size * (loss_scale or 1.0),
-        autocast=activation_dtype(config) != weight_dtype(config),
+        autocast=has_autocast(config),
     )
 
 

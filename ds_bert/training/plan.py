@@ -30,9 +30,9 @@ from ds_bert.staging.local_copy import local_copy, require_room
 from ds_bert.training.deepspeed_config import (
     activation_dtype,
     check_engine_config,
+    has_autocast,
     precision,
     resolve_engine_config,
-    weight_dtype,
     zero_stage,
 )
 from ds_bert.training.masks import MaskSchedule, as_fact, resolve_masks
@@ -94,7 +94,8 @@ class Plan:
     def prepare(self, model: UnpaddedBert, device: torch.device, only: Any = None) -> list[str]:
         """Choose how a model runs on a device; see its `prepare`."""
         compiled = {"auto": None, "on": True, "off": False}[self.config.compile_layers]
-        return model.prepare(device, self.activation_dtype, compiled, self.fp8, only=only)
+        fused = not has_autocast(self.engine_config)  # norms return fp32 there
+        return model.prepare(device, self.activation_dtype, compiled, self.fp8, fused, only=only)
 
     @property
     def fp8(self) -> Fp8Recipe | None:
@@ -181,7 +182,7 @@ def make_plan(config: TrainingConfig, recipe: dict[str, Any]) -> Plan:
         moments_from=_find_moments(config, source) if init_folder is not None else None,
     )
     if plan.fp8 is not None:
-        if activation_dtype(plan.engine_config) != weight_dtype(plan.engine_config):
+        if has_autocast(plan.engine_config):
             raise ConfigurationError("fp8 and torch_autocast are both enabled; enable one of them")
         sizes = (model_config.hidden_size, model_config.intermediate_size)
         check_fp8(distributed.local_device(), plan.activation_dtype, sizes)
@@ -227,8 +228,7 @@ def _check_objective(config: TrainingConfig, table: InstanceTable) -> None:
         raise ConfigurationError(
             f"objective {config.objective} needs instances of {expected}, {folder} has those of "
             f"{found}; set objective to {found}, or make them of the same text: ds-bert preprocess "
-            f"--objective {expected} --max_seq_length {config.max_seq_length} "
-            f"--output_dir {other}"
+            f"--objective {expected} --max_seq_length {config.max_seq_length} --output_dir {other}"
         )
 
 
