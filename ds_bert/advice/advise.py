@@ -31,7 +31,7 @@ class Advice:
         corpus: what it reads.
         speed: of the hardware.
         hours: that it may take.
-        on_gpus: or a CPU.
+        in_bf16: or in fp32.
         released: the model to go on from; None: random weights.
         model: the preset of its size.
         vocab_size: entries.
@@ -43,7 +43,7 @@ class Advice:
     corpus: Corpus
     speed: Speed
     hours: float
-    on_gpus: bool
+    in_bf16: bool
     released: Released | None
     model: str
     vocab_size: int
@@ -53,14 +53,14 @@ class Advice:
 
 
 def advise(
-    corpus: Corpus, speed: Speed, on_gpus: bool, hours: float, language: str | None = None
+    corpus: Corpus, speed: Speed, in_bf16: bool, hours: float, language: str | None = None
 ) -> Advice:
     """Apply the rules.
 
     Args:
         corpus: the text.
         speed: operations per second.
-        on_gpus: whether recipes are for GPUs.
+        in_bf16: whether it is in bf16 that the hardware is so fast.
         hours: of training.
         language: of the text, ISO 639; None: not said.
     """
@@ -82,7 +82,7 @@ def advise(
         corpus=corpus,
         speed=speed,
         hours=hours,
-        on_gpus=on_gpus,
+        in_bf16=in_bf16,
         released=released,
         model=model,
         vocab_size=vocab_size,
@@ -112,7 +112,7 @@ def recipe_of(advice: Advice, length: int, output_dir: str = "runs/advised") -> 
     factor = rules.width_factor(PRESETS[advice.model]["hidden_size"], highest)
     params = recipe["optimizer"]["params"]
     params["lr"] = float(f"{params['lr'] * factor:.3g}")
-    if not advice.on_gpus:
+    if not advice.in_bf16:
         recipe = {key: value for key, value in recipe.items() if key not in ("bf16", "data_types")}
     steps, first = advice.steps[length], min(advice.steps)
     section |= {

@@ -13,7 +13,7 @@ from ds_bert.model.pretrained import PRESETS, read_config_file
 from ds_bert.pipeline import hours
 from ds_bert.pipeline import verdict as verdicts
 from ds_bert.pipeline.options import DATA, EVALUATION, PHASES, SCORE, VOCABULARY
-from ds_bert.pipeline.phase import score_tokens
+from ds_bert.pipeline.phase import in_bf16, score_tokens
 from ds_bert.pipeline.plan import Plan
 from ds_bert.pipeline.stages import command, text_of
 from ds_bert.pipeline.state import State
@@ -37,7 +37,7 @@ def dry_run(plan: Plan) -> int:
     verdicts.require_task(plan)
     state = State.read(plan.output_dir)
     found = verdicts.judge(plan, state)
-    took = stage_seconds(plan, speed_of(None)[0])
+    took = stage_seconds(plan, speed_of(None, bf16=in_bf16(plan))[0])
     left = 0.0
     for stage in plan.stages:
         verdict = found[stage]
@@ -74,11 +74,11 @@ def stage_seconds(plan: Plan, speed: Speed) -> dict[str, float]:
     took = {name: _START + num_bytes * each for name, each in _OF_BYTE.items()}
     flops = {phase: _flops(plan, plan.length(phase)) for phase in plan.phases}
     longest = plan.length(plan.phases[-1])
-    score, asked = plan.options(SCORE), plan.options(EVALUATION)
+    asked = plan.options(EVALUATION)
     held_out = num_bytes * plan.validation_fraction / _HELD_OUT_BYTES
     parts = {
         EVALUATION: hours.Judged(round(held_out), asked.get("pseudo_perplexity", 0)),
-        SCORE: hours.Judged(0, 0, score_tokens(score)),
+        SCORE: hours.Judged(0, 0, score_tokens(plan)),
     }
     of_token = flops[plan.phases[-1]] / longest
     for stage in plan.stages[2 + len(plan.phases) :]:

@@ -16,7 +16,6 @@ _LAST = 0.05  # of the steps done, for the rate to decay where time has run out
 _PROCESS = 30.0  # seconds: a command starts, loads, writes
 _TAIL = 0.25  # of the hours at most for what comes after training
 _LENGTH = 32  # tokens of a sentence that is asked for
-_STOCK = 3  # so many times slower is a score's stock model in fp32 than ours in bf16, on a CPU
 
 
 class Judged(NamedTuple):
@@ -25,7 +24,7 @@ class Judged(NamedTuple):
     Attributes:
         sequences: of the validation data, whole ones.
         sentences: guessed token by token (pseudo_perplexity).
-        scored: tokens that a score learns from and asks for, over all seeds, epochs and models.
+        scored: tokens of training that take as long as a score.
     """
 
     sequences: int
@@ -55,7 +54,7 @@ def tail_seconds(judged: Judged, flops_of_token: float, speed: float, num_stages
         num_stages: how many they are.
     """
     guessed = judged.sequences + judged.sentences * _LENGTH * _LENGTH / 512
-    tokens = guessed * 512 / 3 + judged.scored * _STOCK
+    tokens = guessed * 512 / 3 + judged.scored
     return _PROCESS * num_stages + tokens * flops_of_token / speed
 
 

@@ -22,11 +22,13 @@ from ds_bert.pipeline.state import Record, State
 from ds_bert.run_report.history import read_phases
 from ds_bert.scoring.cost import num_tokens
 from ds_bert.scoring.options import ScoreOptions
+from ds_bert.training.deepspeed_config import precision
 
 PROBE_STEPS = 20
 _ANY_STEPS = 10_000  # of the recipe that is timed
 _COST, _UNTIMED = "cost.json", 5  # steps of a probe
 _SHORTEST = 60.0  # seconds of a process that goes on
+_STOCK = 3  # so many times slower is a score's stock model in fp32 than ours in bf16, on a CPU
 _OVER = 0.85  # of its time: who stops behind it has reached max_time, which leaves time to save
 
 
@@ -225,19 +227,26 @@ def pace(run: Path, since: float) -> tuple[int, float] | None:
 
 def tail(plan: Plan, work: Work, speed: Speed) -> float:
     """Seconds of what comes after the last phase, about."""
-    asked, score = plan.options(EVALUATION), plan.options(SCORE)
+    asked = plan.options(EVALUATION)
     judged = hours.Judged(
         sequences=asked.get("max_eval_sequences") or _held_out(plan, work.eval_sequences),
         sentences=asked.get("pseudo_perplexity", 0),
-        scored=score_tokens(score),
+        scored=score_tokens(plan),
     )
     num_stages = len(plan.stages) - 2 - len(plan.phases)
     return hours.tail_seconds(judged, work.flops / work.tokens, speed.flops_per_second, num_stages)
 
 
-def score_tokens(options: dict[str, Any]) -> float:
-    """Of the score that a plan asks for; 0 where it asks for none."""
-    return num_tokens(ScoreOptions(checkpoint="-", **options)) if options else 0.0
+def score_tokens(plan: Plan) -> float:
+    """Tokens of training in the last phase that take as long as the score; 0 without one."""
+    options = plan.options(SCORE)
+    slower = _STOCK if in_bf16(plan) else 1
+    return slower * num_tokens(ScoreOptions(checkpoint="-", **options)) if options else 0.0
+
+
+def in_bf16(plan: Plan) -> bool:
+    """Whether the last phase is."""
+    return precision(plan.recipe(plan.phases[-1])[0]) == "bf16"
 
 
 def _held_out(plan: Plan, otherwise: int) -> int:

@@ -4,10 +4,11 @@ import json
 import math
 
 import pytest
+import torch
 from data_util import exit_code
 from training_util import make_data
 
-from ds_bert.advice import rules
+from ds_bert.advice import hardware, rules
 from ds_bert.advice.advise import advise, describe, recipe_of
 from ds_bert.advice.corpus import Corpus, of_text
 from ds_bert.advice.recorded import expected_loss
@@ -123,6 +124,21 @@ def test_losses_are_looked_up_and_not_guessed():
 def test_tokens_of_a_text(tmp_path):
     (tmp_path / "text.txt").write_text("one two three, four\n" * 1000)
     assert of_text([str(tmp_path / "text.txt")]).tokens == pytest.approx(1.1 * 5000, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("half", "asked", "expected"),
+    [(9.0, None, (4.5, True)), (1.0, None, (0.5, False)), (9.0, False, (0.5, False))],
+)
+def test_a_cpu_computes_in_what_is_faster(monkeypatch, half, asked, expected):
+    """bf16 is eight times as fast where the CPU has instructions for it, elsewhere slower."""
+    speeds = {torch.float32: 1.0, torch.bfloat16: half}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(hardware, "_product_speed", lambda device, dtype: speeds[dtype])
+    speed, in_bf16 = hardware.speed_of(None, bf16=asked)
+    assert (speed.flops_per_second, in_bf16) == expected
+    recipe = recipe_of(advise(Corpus("text", 1e8), speed, in_bf16, 8), 128)
+    assert ("bf16" in recipe) == in_bf16
 
 
 @pytest.mark.usefixtures("one_process_group")
