@@ -1,7 +1,7 @@
 r"""Whether training with the fused kernels follows the loss curve of plain torch, without a GPU.
 
-    python benchmarks/loss/kernel_curves.py DATASET                 the kernels' twins
-    python benchmarks/loss/kernel_curves.py DATASET --interpreted   the kernels in an interpreter
+    python benchmarks/loss/kernel_curves.py DATASET                 the kernels' twins: 15 minutes
+    python benchmarks/loss/kernel_curves.py DATASET --interpreted   the kernels interpreted: 80
     python benchmarks/loss/kernel_curves.py DATASET [...] --smoke   a few steps, to try the script
 
 Plain torch is stock transformers as in curves.py, whose model, batches and LAMB these are; against
