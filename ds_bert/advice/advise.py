@@ -107,8 +107,8 @@ def _phases(corpus: Corpus) -> dict[int, float]:
 def recipe_of(advice: Advice, length: int, output_dir: str = "runs/advised") -> dict[str, Any]:
     """The recipe of a phase: one that comes with ds_bert, with other numbers."""
     names = _GO_ON if advice.released else _SCRATCH
-    recipe, section = _scaled(names[length], advice.batch)
-    highest = _scaled(names[min(names)], advice.batch)[0]["optimizer"]["params"]["lr"]
+    recipe, section = _scaled(names[length], advice)
+    highest = _scaled(names[min(names)], advice)[0]["optimizer"]["params"]["lr"]
     factor = rules.width_factor(PRESETS[advice.model]["hidden_size"], highest)
     params = recipe["optimizer"]["params"]
     params["lr"] = float(f"{params['lr'] * factor:.3g}")
@@ -139,9 +139,14 @@ def recipe_of(advice: Advice, length: int, output_dir: str = "runs/advised") -> 
     return {**recipe, SECTION: section}
 
 
-def _scaled(name: str, batch: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _scaled(name: str, advice: Advice) -> tuple[dict[str, Any], dict[str, Any]]:
     recipe = files.parse_json(recipes.find(name).read_text(encoding="utf-8"))
-    return recipes.scale(recipe, recipe.pop(SECTION), batch)
+    rate, its_batch = recipe["optimizer"]["params"]["lr"], recipe["train_batch_size"]
+    recipe, section = recipes.scale(recipe, recipe.pop(SECTION), advice.batch)
+    if advice.released is None:
+        factor = rules.batch_factor(advice.batch, its_batch)
+        recipe["optimizer"]["params"]["lr"] = rate * factor
+    return recipe, section
 
 
 def save(advice: Advice, path: Path) -> Iterator[str]:

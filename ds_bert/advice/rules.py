@@ -91,6 +91,14 @@ def batch_size(sequences: float) -> int:
     return max((size for size in _BATCHES if sequences / size >= _STEPS), default=_BATCHES[0])
 
 
+def batch_factor(batch: int, recipes_batch: int) -> float:
+    """What a rate is multiplied by for another batch, from random weights: the root, at least 1.
+
+    A lower rate for a smaller batch learnt less. Measured with small models: docs/costs.md.
+    """
+    return max(1.0, math.sqrt(batch / recipes_batch))
+
+
 def width_factor(hidden_size: int, rate: float) -> float:
     """What a rate for BERT-base is multiplied by for another width; at most 1e-3 comes out.
 

@@ -85,6 +85,18 @@ def test_where_to_start(tokens, language, text):
     assert "not known" in told["expected loss"]
 
 
+def test_rates_by_batch():
+    """Four times the batch, twice the rate; a small batch keeps that of the recipe."""
+    assert rules.batch_factor(1024, 256) == 2 and rules.batch_factor(32, 256) == 1
+    small = advise(Corpus("text", 1e6), Speed(1e11, "by hand"), True, 1)
+    rates = [recipe_of(small, length)["optimizer"]["params"]["lr"] for length in (128, 512)]
+    assert (small.model, small.batch) == ("bert-tiny", 32)
+    assert rates == [6e-4, 6e-5]
+    goes_on = advise(Corpus("text", 1e6), Speed(1e11, "by hand"), True, 1, "en")
+    rate = recipe_of(goes_on, 128)["optimizer"]["params"]["lr"]
+    assert rate == pytest.approx(5e-5 * math.sqrt(32 / 256), rel=0.01)
+
+
 def test_two_phases_make_one_line():
     """The second phase starts at the rate that the first ends with, and from its weights."""
     advice = advise(Corpus("text", 4e9), EIGHT_H100, True, 8)
