@@ -30,6 +30,7 @@ _COST, _UNTIMED = "cost.json", 5  # steps of a probe
 _SHORTEST = 60.0  # seconds of a process that goes on
 _STOCK = 3  # so many times slower is a score's stock model in fp32 than ours in bf16, on a CPU
 _OVER = 0.85  # of its time: who stops behind it has reached max_time, which leaves time to save
+_RESERVE = 4  # steps: who stops with less time left has reached it, too; it leaves two of them
 
 
 @dataclass
@@ -166,7 +167,9 @@ class Training:
     def _end_soon(self) -> bool:
         """Set a near end for a run whose time is over; whether that is so."""
         made, facts = product_of(self.plan, self.phase), self._record.facts
-        is_over = facts.get("trained", 0.0) > _OVER * facts.get("limit", math.inf)
+        limit = facts.get("limit", math.inf)
+        reserve = _RESERVE * last_step(folder_of(self.plan, self.phase), self._since)
+        is_over = facts.get("trained", 0.0) > min(_OVER * limit, limit - reserve)
         if made is None or not is_over or facts.get("is_over"):
             return False
         facts["is_over"] = True
@@ -223,6 +226,15 @@ def pace(run: Path, since: float) -> tuple[int, float] | None:
         if rows and (steps := rows[-1]["step"] - rows[0]["step"]) > 0:
             return rows[-1]["step"], (rows[-1]["time"] - rows[0]["time"]) / steps
     return None
+
+
+def last_step(run: Path, since: float) -> float:
+    """Seconds of the last steps in a run's log; 0 where that cannot be told. As `pace`."""
+    with suppress(DataError):
+        rows = [row for row in read_phases(run)[-1].rows if row.get("started", 0.0) >= since][-2:]
+        if len(rows) == 2 and (steps := rows[1]["step"] - rows[0]["step"]) > 0:
+            return (rows[1]["time"] - rows[0]["time"]) / steps
+    return 0.0
 
 
 def tail(plan: Plan, work: Work, speed: Speed) -> float:

@@ -94,6 +94,26 @@ def test_when_time_is_over_the_rate_still_decays(tmp_path, monkeypatch, capsys, 
     assert ("its time is over at step 40: 42 steps" in capsys.readouterr().out) == (step == 40)
 
 
+@pytest.mark.parametrize(("seconds", "runs"), [(48.0, 2), (12.0, 1)])
+def test_time_is_over_sooner_where_steps_are_slow(tmp_path, monkeypatch, seconds, runs):
+    """A process stops by its time while two more steps and a save still fit; 170 s are left."""
+    monkeypatch.setattr(phase, "product_of", lambda *_: {"step": 40})
+    (tmp_path / "phase_1").mkdir()
+
+    class Slow(Machine):
+        def run(self, arguments, is_enough=lambda: False):
+            now = time.time()
+            rows = [{"kind": "train", "step": 1, "time": now, "started": now}]
+            rows += [rows[0] | {"step": n, "time": now + n * seconds} for n in (38, 40)]
+            log = "".join(json.dumps(row) + "\n" for row in rows)
+            (tmp_path / "phase_1/metrics.jsonl").write_text(log)
+            return super().run(arguments)
+
+    machine = Slow(STOPPED_ON_REQUEST, 0)
+    training(tmp_path, machine, max_steps=70, limit=1000.0, trained=830.0).run()
+    assert len(machine.called) == runs
+
+
 def test_a_stop_before_that_is_one_that_was_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(phase, "product_of", lambda *_: {"step": 40})
     machine = Machine(STOPPED_ON_REQUEST)
