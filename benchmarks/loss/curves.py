@@ -152,6 +152,13 @@ class Training:
         self.rows.append({"case": case, "impl": name, **row})
         write(self.name, self.rows, CHART)
 
+    def finish(self, is_smoke: bool) -> int:
+        """Draw all curves and say whether all verdicts are good; returns the exit code."""
+        draw_file(ROOT / write(self.name, self.rows, CHART))
+        passed = all(row.get("passed", True) for row in self.rows)
+        print("all curves agree" if passed else "FAILED")
+        return 0 if passed or is_smoke else 1
+
     def tell(self, name: str, step: int, parts: Tensor) -> None:
         self.done += 1
         if step % 200 == 0 or step == self.steps:
@@ -194,8 +201,8 @@ def train(training: Training) -> None:
             training.run(f"dropout {DROPOUT}", arm, seed, DROPOUT, f"{arm.name}, seed {seed}")
 
 
-def judge(training: Training) -> bool:
-    """Add the verdicts to the rows; returns whether all are good."""
+def judge(training: Training) -> None:
+    """Add the verdicts to the rows."""
     runs = training.losses
     training.compare("plain fp32, reversed", "plain fp32")
     training.compare("plain bf16, reversed", "plain bf16")
@@ -217,7 +224,6 @@ def judge(training: Training) -> bool:
     ):
         training.add("verdicts", name, **row)
         print(f"{name}: " + "  ".join(f"{key} {value:.5g}" for key, value in row.items()))
-    return all(row.get("passed", True) for row in training.rows)
 
 
 def main() -> int:
@@ -233,10 +239,8 @@ def main() -> int:
     training = Training(table, SMOKE_STEPS if args.smoke else args.steps, device)
     check_fp8(device, BF16, (SIZES["hidden_size"], SIZES["intermediate_size"]))
     train(training)
-    passed = judge(training)
-    draw_file(ROOT / write("loss_curves", training.rows, CHART))
-    print("all curves agree" if passed else "FAILED")
-    return 0 if passed or args.smoke else 1
+    judge(training)
+    return training.finish(args.smoke)
 
 
 if __name__ == "__main__":

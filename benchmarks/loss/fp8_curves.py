@@ -18,9 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # what benchmarks 
 
 import torch
 from arms import BF16, SIZES, Arm
-from curves import CHART, MAX_SEQ_LENGTH, SEED, SETTING, SMOKE_STEPS, STEPS, Training
-from machine import ROOT, write
-from plot import draw_file
+from curves import MAX_SEQ_LENGTH, SEED, SETTING, SMOKE_STEPS, STEPS, Training
 from verdicts import as_good
 
 from ds_bert import errors
@@ -56,10 +54,7 @@ def main() -> int:
     expected = training.losses[BFLOAT16]
     for arm in ARMS[1:]:
         training.compare(arm.name, BFLOAT16, **as_good(training.losses[arm.name], expected))
-    draw_file(ROOT / write(NAME, training.rows, CHART))
-    passed = all(row.get("passed", True) for row in training.rows)
-    print("all curves agree" if passed else "FAILED")
-    return 0 if passed or args.smoke else 1
+    return training.finish(args.smoke)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,6 @@ if "--interpreted" in sys.argv:
 import torch
 from arms import BF16, FP32, KERNELS, SIZES, TWINS, Arm
 from curves import (
-    CHART,
     DROPOUT,
     DROPOUT_SEEDS,
     MAX_SEQ_LENGTH,
@@ -43,8 +42,6 @@ from curves import (
     STEPS,
     Training,
 )
-from machine import ROOT, write
-from plot import draw_file
 from verdicts import compare_seeds, distance, learned, within_noise
 
 from ds_bert import errors
@@ -115,10 +112,7 @@ def main() -> int:
     its |= {"batch_size": training.batch_size, "vocab_size": store.vocabulary.size}
     training.add("setting", "all", **SETTING | its, **SIZES | training.sizes)
     work(training)
-    draw_file(ROOT / write(name, training.rows, CHART))
-    passed = all(row.get("passed", True) for row in training.rows)
-    print("all curves agree" if passed else "FAILED")
-    return 0 if passed or args.smoke else 1
+    return training.finish(args.smoke)
 
 
 if __name__ == "__main__":

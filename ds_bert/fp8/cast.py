@@ -72,15 +72,7 @@ def _cast(
 
 
 @_cast.register_fake
-def _(
-    x: Tensor,
-    inner: Tensor | None,
-    scale: Tensor,
-    own_scale: Tensor,
-    is_gradient: bool,
-    activation: str | None,
-    transpose: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _(x, inner, scale, own_scale, is_gradient, activation, transpose):
     num_rows, num_columns = x.shape
     dtype = E5M2 if is_gradient else E4M3
     # In this form a tracer can prove the multiple of 16.

@@ -168,7 +168,8 @@ class Training:
         """Set a near end for a run whose time is over; whether that is so."""
         made, facts = product_of(self.plan, self.phase), self._record.facts
         limit = facts.get("limit", math.inf)
-        reserve = _RESERVE * last_step(folder_of(self.plan, self.phase), self._since)
+        last = pace(folder_of(self.plan, self.phase), self._since, 2)
+        reserve = _RESERVE * last[1] if last else 0.0
         is_over = facts.get("trained", 0.0) > min(_OVER * limit, limit - reserve)
         if made is None or not is_over or facts.get("is_over"):
             return False
@@ -214,27 +215,20 @@ class Training:
             ) from None
 
 
-def pace(run: Path, since: float) -> tuple[int, float] | None:
+def pace(run: Path, since: float, num_rows: int | None = None) -> tuple[int, float] | None:
     """The last step of a run's log, and the seconds of one; None where that cannot be told.
 
     Args:
         run: its folder.
         since: time at which its process was started.
+        num_rows: of the log, from its end, that seconds are taken from; None: all of that process.
     """
     with suppress(DataError):
         rows = [row for row in read_phases(run)[-1].rows if row.get("started", 0.0) >= since]
+        rows = rows if num_rows is None else rows[-num_rows:]
         if rows and (steps := rows[-1]["step"] - rows[0]["step"]) > 0:
             return rows[-1]["step"], (rows[-1]["time"] - rows[0]["time"]) / steps
     return None
-
-
-def last_step(run: Path, since: float) -> float:
-    """Seconds of the last steps in a run's log; 0 where that cannot be told. As `pace`."""
-    with suppress(DataError):
-        rows = [row for row in read_phases(run)[-1].rows if row.get("started", 0.0) >= since][-2:]
-        if len(rows) == 2 and (steps := rows[1]["step"] - rows[0]["step"]) > 0:
-            return (rows[1]["time"] - rows[0]["time"]) / steps
-    return 0.0
 
 
 def tail(plan: Plan, work: Work, speed: Speed) -> float:
